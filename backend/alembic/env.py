@@ -1,0 +1,24 @@
+"""Alembic: run the one chain on the database of `HOC_DATABASE_URL` or of the calling program."""
+
+from __future__ import annotations
+
+import os
+
+from alembic import context
+from app.db.catalogue import metadata
+from app.db.engine import make_migration_engine
+
+config = context.config
+url = config.attributes.get("url") or os.environ.get("HOC_DATABASE_URL", "sqlite:///var/hoc.db")
+
+if context.is_offline_mode():
+    context.configure(url=url, target_metadata=metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+else:
+    engine = make_migration_engine(url)
+    with engine.connect() as connection:
+        context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=False)
+        with context.begin_transaction():
+            context.run_migrations()
+    engine.dispose()

@@ -1,0 +1,50 @@
+"""L2 HTTP: one finished answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.types import Send
+
+from app.kernel.result_json import render
+
+HeaderLines = Sequence[tuple[str, str]]
+_BODILESS = frozenset((204, 304))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Status, headers and the whole body of one response; `code` is the problem's code."""
+
+    status: int
+    headers: HeaderLines
+    body: bytes
+    code: str | None = None
+
+    @classmethod
+    def json(
+        cls,
+        status: int,
+        data: Any,
+        *,
+        media_type: str = "application/json",
+        headers: HeaderLines = (),
+        code: str | None = None,
+    ) -> Answer:
+        """Return an answer whose body is the JSON text of `data`."""
+        return cls(status, (("content-type", media_type), *headers), render(data), code)
+
+    def with_headers(self, headers: HeaderLines) -> Answer:
+        """Return the same answer with further headers."""
+        return Answer(self.status, (*self.headers, *headers), self.body, self.code)
+
+    async def send(self, send: Send, *, head: bool = False) -> None:
+        """Send the answer; HEAD, 204 and 304 send no body."""
+        lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers]
+        if self.status not in _BODILESS:
+            lines.append((b"content-length", str(len(self.body)).encode()))
+        await send({"type": "http.response.start", "status": self.status, "headers": lines})
+        silent = head or self.status in _BODILESS
+        await send({"type": "http.response.body", "body": b"" if silent else self.body})

@@ -1,0 +1,81 @@
+"""L2 HTTP: the ASGI application put together from routes, middleware and one spine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.deps import Doorkeeper
+from app.api.errors import HttpRefusal
+from app.api.exchange import exchange_of
+from app.api.metrics import http_metrics
+from app.api.middleware import IdentityMiddleware, ObservationMiddleware, RefusalMiddleware
+from app.api.openapi import build_document
+from app.api.operation_table import OperationTable
+from app.api.rate_limits import RateLimiter
+from app.api.routes.health import health_routes
+from app.api.routing import Route
+from app.api.table import ROUTES
+from app.api.worker_pool import DispatchPool
+from app.hoc_spine.spine import Spine
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+
+def build_application(
+    spine: Spine, *, pool: DispatchPool, routes: Sequence[Route] = ROUTES, lifespan: Lifespan | None = None
+) -> FastAPI:
+    """Return the application over a spine; RuntimeError for a route that does not fit its operation."""
+    metrics = http_metrics()
+    settings = spine.services.settings
+    limiter = RateLimiter(clock=spine.services.clock, metrics=metrics, redis_url=settings.redis_url)
+    door = Doorkeeper(spine, limiter=limiter, metrics=metrics)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        # The framework's own refusals (no such path, wrong method) become problems like all others.
+        await pool.run(door.admit_stranger, exchange_of(request.scope))
+        if isinstance(error, HTTPException) and error.status_code == 405:
+            allow = sorted((error.headers or {}).get("Allow", "").split(", "))
+            raise HttpRefusal(
+                405,
+                "METHOD_NOT_ALLOWED",
+                "This path has no such method.",
+                headers=(("allow", ", ".join(allow)),),
+            )
+        raise HttpRefusal(404, "ROUTE_NOT_FOUND", "There is no such path.")
+
+    application = FastAPI(
+        title="HOC Spine",
+        openapi_url="/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        exception_handlers={HTTPException: refuse},
+        middleware=[
+            Middleware(IdentityMiddleware),
+            Middleware(ObservationMiddleware, metrics=metrics, slow_seconds=settings.slow_request_ms / 1000),
+            Middleware(RefusalMiddleware),
+        ],
+    )
+    application.router.routes[:0] = [
+        *health_routes(spine),
+        OperationTable(routes, spine=spine, door=door, pool=pool),
+    ]
+    document: dict[str, Any] = {}
+
+    def openapi() -> dict[str, Any]:
+        if not document:
+            document.update(build_document(routes, spine.registry))
+        return document
+
+    # The document comes from our route table and operation models, not from FastAPI's own routes.
+    application.openapi = openapi  # type: ignore[method-assign]
+    return application

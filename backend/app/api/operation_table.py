@@ -1,0 +1,98 @@
+"""L2 HTTP: all operation routes as one Starlette route: find path and method, then serve in the pool."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from starlette.routing import BaseRoute, Match
+from starlette.types import Receive, Scope, Send
+
+from app.api.answers import Answer
+from app.api.bodies import declared_length, read_body
+from app.api.deps import Doorkeeper
+from app.api.endpoint import Call, Endpoint
+from app.api.errors import HttpRefusal
+from app.api.exchange import exchange_of
+from app.api.path_table import PathTable
+from app.api.routing import Route
+from app.api.worker_pool import DispatchPool
+from app.hoc_spine.spine import Spine
+from app.kernel.errors import ErrorKind, HocError
+
+# A body up to this size is read before the caller is proven: one visit to the pool instead of two.
+EAGER_BODY_BYTES: Final = 64 * 1024
+_PARAMETER: Final = re.compile(r"\{[^}]*\}")
+
+
+@dataclass(slots=True)
+class _Path:
+    template: str
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+
+    @property
+    def allow(self) -> str:
+        methods = set(self.endpoints)
+        return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
+
+
+class OperationTable(BaseRoute):
+    """Serve all operation routes; RuntimeError at start-up for a route that does not fit its operation."""
+
+    def __init__(
+        self, routes: Iterable[Route], *, spine: Spine, door: Doorkeeper, pool: DispatchPool
+    ) -> None:
+        self._door = door
+        self._pool = pool
+        self._paths: PathTable[_Path] = PathTable()
+        by_shape: dict[str, _Path] = {}
+        for route in routes:
+            path = by_shape.setdefault(_PARAMETER.sub("{}", route.path), _Path(route.path))
+            if route.method in path.endpoints:
+                raise RuntimeError(f"two routes for {route.method} {route.path}")
+            path.endpoints[route.method] = Endpoint(route, spine=spine, door=door)
+        for path in by_shape.values():
+            self._paths.put(path.template, path)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Claim every HTTP path that has a route, whatever the method."""
+        if scope["type"] != "http":
+            return Match.NONE, {}
+        found = self._paths.find(scope["path"])
+        return (Match.NONE, {}) if found is None else (Match.FULL, {"hoc.path": found})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        exchange = exchange_of(scope)
+        path, values = scope["hoc.path"]
+        exchange.route = path.template
+        head = scope["method"] == "HEAD"
+        endpoint = path.endpoints.get("GET" if head else scope["method"])
+        if endpoint is None:
+            await self._pool.run(self._door.admit_stranger, exchange)
+            raise HttpRefusal(
+                405, "METHOD_NOT_ALLOWED", "This path has no such method.", headers=(("allow", path.allow),)
+            )
+        call = Call(exchange, values, scope.get("query_string", b""))
+        try:
+            await self._take_body(endpoint, call, receive)
+        except (HocError, HttpRefusal):
+            # What is wrong with a body is told to a proven caller only; a stranger gets the one 401.
+            await self._pool.run(endpoint.admit, call)
+            raise
+        answer: Answer = await self._pool.run(endpoint.serve, call)
+        await answer.send(send, head=head)
+
+    async def _take_body(self, endpoint: Endpoint, call: Call, receive: Receive) -> None:
+        declared = declared_length(call.exchange.headers)
+        if not endpoint.takes_body:
+            if declared != 0:
+                raise HocError(ErrorKind.MALFORMED, "BODY_NOT_ALLOWED", "This method takes no body.")
+            return
+        if declared is None or declared > EAGER_BODY_BYTES:
+            # Nobody fills our memory before we know who it is.
+            await self._pool.run(endpoint.admit, call)
+        if declared != 0:
+            call.body = await read_body(receive, limit=endpoint.max_body_bytes, declared=declared)

@@ -1,0 +1,15 @@
+"""L2 HTTP: routes of a run's evidence, proof and governance log, and of the audit ledger."""
+
+from __future__ import annotations
+
+from app.api.routing import OperationRoutes
+
+runs = OperationRoutes("evidence", prefix="/runs")
+runs.add("GET", "/{run_id}/evidence", "runs.evidence")
+runs.add("GET", "/{run_id}/proof", "runs.proof")
+
+routes = OperationRoutes("logs", prefix="/logs")
+routes.add("GET", "/runs/{run_id}/governance", "logs.run_governance")
+routes.add("GET", "/audit", "logs.audit_list")
+routes.add("GET", "/audit/{entry_id}", "logs.audit_get")
+routes.add("GET", "/dispatches", "logs.dispatches")

@@ -1,0 +1,10 @@
+"""L2 HTTP: routes of traces and their steps."""
+
+from app.api.routing import OperationRoutes
+
+routes = OperationRoutes("traces", prefix="/runs")
+routes.add("POST", "/{run_id}/steps", "traces.steps.append")
+routes.add("GET", "/{run_id}/steps", "traces.steps.list")
+routes.add(
+    "GET", "/{run_id}/traces/{attempt}", "traces.get", etag=True, missing={"attempt": "TRACE_NOT_FOUND"}
+)

@@ -1,0 +1,112 @@
+"""L2 HTTP: the declarative route table; one row dispatches exactly one operation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+API_ROOT = "/api/v1"
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+StatusRule = int | Callable[[Any], int]
+ETagRule = bool | str
+_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Describe one method of one path and the single operation it dispatches."""
+
+    method: Method
+    path: str
+    operation: str
+    tag: str
+    status: StatusRule = 200
+    statuses: tuple[int, ...] = (200,)
+    replay_status: int | None = None
+    etag: ETagRule = False
+    location: str | None = None
+    raw_body: bool = False
+    response: Literal["json", "bytes"] = "json"
+    operator: bool = False
+    query: tuple[str, ...] | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
+    max_body_bytes: int | str | None = None
+    refusals: tuple[int, ...] = ()
+
+    @property
+    def path_parameters(self) -> tuple[str, ...]:
+        """Return the names of the path parameters, in path order."""
+        return tuple(_PARAMETER.findall(self.path))
+
+
+class OperationRoutes:
+    """Collect the routes of one domain under a common prefix."""
+
+    def __init__(self, tag: str, *, prefix: str, root: str = API_ROOT, operator: bool = False) -> None:
+        self.tag = tag
+        self.prefix = root + prefix
+        self.operator = operator
+        self._routes: list[Route] = []
+
+    def __iter__(self) -> Iterator[Route]:
+        """Yield the routes in the order in which they were declared."""
+        return iter(self._routes)
+
+    def add(
+        self,
+        method: Method,
+        path: str,
+        operation: str,
+        *,
+        status: StatusRule = 200,
+        statuses: Sequence[int] | None = None,
+        replay_status: int | None = None,
+        etag: ETagRule = False,
+        location: str | None = None,
+        raw_body: bool = False,
+        response: Literal["json", "bytes"] = "json",
+        operator: bool | None = None,
+        query: Sequence[str] | None = None,
+        missing: Mapping[str, str] | None = None,
+        max_body_bytes: int | str | None = None,
+        refusals: Sequence[int] = (),
+    ) -> None:
+        """Declare one route.
+
+        `status` is the success status or a function of the result's members; `statuses` names the possible
+        ones for the documentation when it is a function (default 200, 201, 202); `replay_status` replaces it
+        for an answer that was replayed. `etag` is True for `data.version`, or a dotted path to the version.
+        `location` is a template below the API root, filled from the result. `query` names the input fields
+        that a POST, PUT or PATCH takes from the query string instead of the body. `missing` maps a path
+        parameter to its 404 code where that is not `<NOUN>_NOT_FOUND` of the parameter's name.
+        `max_body_bytes` is a number or the name of a setting. `refusals` documents refusal statuses beyond
+        those that every route of its kind has (502, 504).
+        """
+        if callable(status):
+            possible = tuple(statuses or (200, 201, 202))
+        else:
+            possible = tuple(statuses or (status,))
+        if replay_status is not None and replay_status not in possible:
+            possible = (*possible, replay_status)
+        self._routes.append(
+            Route(
+                method=method,
+                path=self.prefix + path,
+                operation=operation,
+                tag=self.tag,
+                status=status,
+                statuses=tuple(sorted(set(possible))),
+                replay_status=replay_status,
+                etag=etag,
+                location=location,
+                raw_body=raw_body,
+                response=response,
+                operator=self.operator if operator is None else operator,
+                query=None if query is None else tuple(query),
+                missing=dict(missing or {}),
+                max_body_bytes=max_body_bytes,
+                refusals=tuple(refusals),
+            )
+        )

@@ -1,0 +1,296 @@
+"""The `hoc` command: the operator's door to the same operations (exit 0 ok, 1 refused or failed, 2 usage)."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, NoReturn
+
+import orjson
+import sqlalchemy as sa
+import typer
+import uvicorn
+from pydantic import TypeAdapter, ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from app.bootstrap import build_spine
+from app.db.migrations import SchemaError, check_schema, head_revision, upgrade
+from app.demo import DemoError, play
+from app.hoc_spine.spine import Spine
+from app.hoc_spine.worker import PlaneWorker
+from app.kernel.context import Actor, RequestContext
+from app.kernel.errors import HocError
+from app.kernel.ids import Uuid7Ids
+from app.settings import Settings
+
+cli = typer.Typer(help="HOC Spine: governed, provable AI runs.", no_args_is_help=True, add_completion=False)
+tenants = typer.Typer(help="Tenants.", no_args_is_help=True)
+keys = typer.Typer(help="API keys of a tenant.", no_args_is_help=True)
+maintenance = typer.Typer(help="Due work.", no_args_is_help=True)
+cli.add_typer(tenants, name="tenants")
+cli.add_typer(keys, name="keys")
+cli.add_typer(maintenance, name="maintenance")
+
+TenantId = Annotated[str, typer.Option("--tenant-id", help="The tenant.")]
+KeyId = Annotated[str, typer.Option("--key-id", help="The key.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the audit ledger.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OPERATOR = Actor("HUMAN", "operator")
+
+
+@cli.command()
+def migrate() -> None:
+    """Bring the database of HOC_DATABASE_URL to the newest schema."""
+    settings = _settings()
+    upgrade(settings.database_url)
+    typer.echo(f"schema at {head_revision()}")
+
+
+@cli.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+) -> None:
+    """Serve HTTP and run the background jobs; refuse a database that is not at the newest schema."""
+    _check_schema(_settings())
+    uvicorn.run(
+        "app.main:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        access_log=False,
+        log_config=None,
+    )
+
+
+@cli.command()
+def demo() -> None:
+    """Migrate, start a server, play one governed run over the project's documents, verify its proof, stop."""
+    settings = _settings()
+    upgrade(settings.database_url)
+    try:
+        play(settings.database_url)
+    except DemoError as error:
+        _fail(str(error))
+
+
+@cli.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Look at the settings and the database and say what is wrong, with the command that mends it."""
+    settings = _settings()
+    report: dict[str, Any] = {
+        "database": sa.make_url(settings.database_url).render_as_string(),
+        "head": head_revision(),
+    }
+    try:
+        check_schema(settings.database_url)
+        report |= {"schema": "ok", "mend": None}
+    except SchemaError as error:
+        report |= {"schema": error.code, "mend": str(error)}
+    except sa.exc.SQLAlchemyError as error:
+        report |= {"schema": "UNREACHABLE", "mend": f"The database does not answer: {type(error).__name__}."}
+    _show(report, as_json=as_json)
+    if report["schema"] != "ok":
+        raise typer.Exit(1)
+
+
+@tenants.command("create")
+def create_tenant(
+    tenant_id: TenantId,
+    name: Annotated[str | None, typer.Option(help="Display name; the id when left out.")] = None,
+    plan: Annotated[str, typer.Option(help="FREE, PRO or ENTERPRISE.")] = "FREE",
+    as_json: AsJson = False,
+) -> None:
+    """Create a tenant."""
+    payload = {"tenant_id": tenant_id, "name": name or tenant_id, "plan": plan.upper()}
+    _operate("ops.tenants.create", payload, as_json=as_json)
+
+
+@tenants.command("list")
+def list_tenants(as_json: AsJson = False) -> None:
+    """List all tenants."""
+    _list("ops.tenants.list", {}, ("tenant_id", "name", "plan", "status"), as_json=as_json)
+
+
+@tenants.command("suspend")
+def suspend_tenant(tenant_id: TenantId, reason: ReasonOption, as_json: AsJson = False) -> None:
+    """Suspend a tenant: its keys stop working at once."""
+    _operate("ops.tenants.suspend", {"tenant_id": tenant_id, "reason": reason}, as_json=as_json)
+
+
+@tenants.command("activate")
+def activate_tenant(tenant_id: TenantId, reason: ReasonOption, as_json: AsJson = False) -> None:
+    """Activate a suspended tenant."""
+    _operate("ops.tenants.activate", {"tenant_id": tenant_id, "reason": reason}, as_json=as_json)
+
+
+@keys.command("create")
+def create_key(
+    tenant_id: TenantId,
+    scope: Annotated[list[str] | None, typer.Option("--scope", help="A scope; may be repeated.")] = None,
+    role: Annotated[str | None, typer.Option(help="VIEWER, MEMBER, ADMIN or OWNER.")] = None,
+    name: Annotated[str, typer.Option(help="What the key is for.")] = "made on the command line",
+    actor_type: Annotated[str, typer.Option(help="HUMAN, SYSTEM or AGENT.")] = "HUMAN",
+    actor_id: Annotated[str, typer.Option(help="Who acts with this key.")] = "operator",
+    expires_at: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"])] = None,
+) -> None:
+    """Make a key and print it once, as JSON."""
+    payload = {
+        "tenant_id": tenant_id,
+        "name": name,
+        "role": role.upper() if role else None,
+        "scopes": scope or [],
+        "actor_type": actor_type.upper(),
+        "actor_id": actor_id,
+        "expires_at": expires_at.isoformat() if expires_at else None,
+    }
+    with _Session() as session:
+        made = session.dispatch("ops.keys.create", payload)
+    typer.echo(orjson.dumps({"key_id": made["key_id"], "api_key": made["api_key"]}).decode())
+
+
+@keys.command("list")
+def list_keys(tenant_id: TenantId, as_json: AsJson = False) -> None:
+    """List a tenant's keys, newest first."""
+    _list(
+        "keys.list",
+        {},
+        ("key_id", "name", "status", "prefix", "actor_id"),
+        tenant_id=tenant_id,
+        as_json=as_json,
+    )
+
+
+@keys.command("freeze")
+def freeze_key(tenant_id: TenantId, key_id: KeyId, reason: ReasonOption, as_json: AsJson = False) -> None:
+    """Freeze a key."""
+    _operate("keys.freeze", {"key_id": key_id, "reason": reason}, tenant_id=tenant_id, as_json=as_json)
+
+
+@keys.command("unfreeze")
+def unfreeze_key(tenant_id: TenantId, key_id: KeyId, reason: ReasonOption, as_json: AsJson = False) -> None:
+    """Make a frozen key work again."""
+    _operate("keys.unfreeze", {"key_id": key_id, "reason": reason}, tenant_id=tenant_id, as_json=as_json)
+
+
+@keys.command("revoke")
+def revoke_key(tenant_id: TenantId, key_id: KeyId, reason: ReasonOption, as_json: AsJson = False) -> None:
+    """Revoke a key for good."""
+    payload = {"tenant_id": tenant_id, "key_id": key_id, "reason": reason}
+    _operate("ops.keys.revoke", payload, as_json=as_json)
+
+
+class _Session:
+    """One spine for one command; a refusal ends the program with exit code 1."""
+
+    def __init__(self) -> None:
+        settings = _settings()
+        _check_schema(settings)
+        self.spine: Spine = build_spine(settings, verify_schema=False)
+
+    def __enter__(self) -> "_Session":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.spine.close()
+
+    def dispatch(
+        self, name: str, payload: Mapping[str, Any], *, tenant_id: str | None = None
+    ) -> dict[str, Any]:
+        """Dispatch as the operator, or inside a tenant as the trusted host, and return JSON members."""
+        context = RequestContext(
+            tenant_id=tenant_id or "_system",
+            actor=OPERATOR,
+            request_id=Uuid7Ids().new("req"),
+            door="worker" if tenant_id else "operator",
+        )
+        try:
+            data = self.spine.dispatch(name, context, payload).unwrap()
+        except HocError as error:
+            for item in error.errors:
+                typer.echo(f"  {item.get('field', '')}: {item.get('detail', '')}", err=True)
+            _fail(f"{error.code}: {error.detail}")
+        operation = self.spine.registry.get(name)
+        return dict(orjson.loads(TypeAdapter(operation.output).dump_json(data)))
+
+
+def _operate(name: str, payload: Mapping[str, Any], *, as_json: bool, tenant_id: str | None = None) -> None:
+    with _Session() as session:
+        _show(session.dispatch(name, payload, tenant_id=tenant_id), as_json=as_json)
+
+
+def _list(
+    name: str,
+    payload: Mapping[str, Any],
+    columns: tuple[str, ...],
+    *,
+    as_json: bool,
+    tenant_id: str | None = None,
+) -> None:
+    items: list[dict[str, Any]] = []
+    with _Session() as session:
+        cursor: str | None = None
+        while True:
+            page = session.dispatch(name, {**payload, "limit": 500, "cursor": cursor}, tenant_id=tenant_id)
+            items.extend(page["items"])
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+    if as_json:
+        typer.echo(orjson.dumps(items, option=orjson.OPT_INDENT_2).decode())
+        return
+    table = Table(*columns, box=None)
+    for item in items:
+        table.add_row(*(str(item[column]) for column in columns))
+    Console().print(table)
+
+
+def _show(data: Mapping[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode())
+        return
+    width = max(len(name) for name in data)
+    for name, value in data.items():
+        if value is not None:
+            typer.echo(f"{name:<{width}}  {value}")
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        for item in error.errors():
+            typer.echo(f"HOC_{str(item['loc'][0]).upper()}: {item['msg']}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _check_schema(settings: Settings) -> None:
+    try:
+        check_schema(settings.database_url)
+    except SchemaError as error:
+        _fail(str(error))
+    except sa.exc.SQLAlchemyError as error:
+        _fail(f"UNREACHABLE: the database does not answer ({type(error).__name__})")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(1)
+
+
+@maintenance.command("run")
+def run_maintenance() -> None:
+    """Work off what is due now: plane jobs, runs past their deadline."""
+    with _Session() as session:
+        taken = PlaneWorker(session.spine, name="hoc-maintenance").drain()
+    typer.echo(f"plane jobs worked off: {taken}")
+
+
+def main() -> None:
+    """Entry of the console script."""
+    cli()
+
+
+if __name__ == "__main__":
+    main()

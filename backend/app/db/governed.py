@@ -1,0 +1,134 @@
+"""Database: the register of governed tables: which rows are facts, and which columns they hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from app.db.types import Timestamp
+from app.kernel.canonical_json import RawJson, dumps, dumps_object, loads
+from app.kernel.clock import format_time
+from app.kernel.hashing import sha256_hex
+
+Mode = Literal["APPEND", "HEAD", "EVENTED", "AUDITED", "CHAINED"]
+# The envelope of a statement speaks for these columns.
+STANDING = frozenset({"tenant_id", "fact_id", "version", "created_at", "updated_at"})
+PROTECTED_SET = ("protected_salt", "erased_fact_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Governed:
+    """How one table's rows enter the log (the proof page, section 3)."""
+
+    table: sa.Table
+    mode: Mode
+    types: tuple[str, ...]
+    protected: tuple[str, ...]
+    digests: tuple[str, ...]
+    json: frozenset[str]
+    unhashed: Mapping[str, str]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The primary key without tenant_id."""
+        return tuple(column.name for column in self.table.primary_key if column.name != "tenant_id")
+
+    @property
+    def hashed(self) -> tuple[str, ...]:
+        """Every column that stands in the statement body under its own name."""
+        out = STANDING | set(self.protected) | set(PROTECTED_SET) | set(self.unhashed)
+        return tuple(column.name for column in self.table.columns if column.name not in out)
+
+
+GOVERNED: dict[str, Governed] = {}
+FACT_TABLES: dict[str, Governed] = {}
+EXEMPT: dict[str, str] = {}
+
+
+def govern(
+    table: sa.Table,
+    mode: Mode,
+    *,
+    types: tuple[str, ...] = (),
+    protected: tuple[str, ...] = (),
+    digests: tuple[str, ...] = (),
+    json_columns: tuple[str, ...] = (),
+    unhashed: Mapping[str, str] | None = None,
+) -> None:
+    """Register a table's rows as facts of these types; each unhashed column states class and reason."""
+    entry = Governed(table, mode, types, protected, digests, frozenset(json_columns), dict(unhashed or {}))
+    GOVERNED[table.name] = entry
+    for name in types:
+        FACT_TABLES[name] = entry
+
+
+def exempt(table: sa.Table, reason: str) -> None:
+    """Register a tenant table as not governed, with the reason."""
+    EXEMPT[table.name] = reason
+
+
+def body_of(entry: Governed, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the statement body of a row: each hashed column in its hashed form."""
+    return {name: _hashed_form(entry, name, row[name]) for name in entry.hashed}
+
+
+def key_of(entry: Governed, row: Mapping[str, Any]) -> list[Any]:
+    """Return the primary key values without tenant_id."""
+    return [_plain(entry.table.c[name], row[name]) for name in entry.key]
+
+
+def row_image(table: sa.Table | str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the audit image of a row: every column but tenant_id and what is protected or a measure."""
+    entry = GOVERNED[table if isinstance(table, str) else table.name]
+    hidden = {"tenant_id", "fact_id", *entry.protected, *PROTECTED_SET} | {
+        name for name, reason in entry.unhashed.items() if reason.startswith("TELEMETRY")
+    }
+    image = {
+        c.name: _hashed_form(entry, c.name, row[c.name]) for c in entry.table.columns if c.name not in hidden
+    }
+    return {name: loads(value) if isinstance(value, RawJson) else value for name, value in image.items()}
+
+
+def _hashed_form(entry: Governed, name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    if name in entry.digests:
+        data = value.encode() if isinstance(value, str) else bytes(value)
+        return {"sha256": sha256_hex(data), "len": len(data)}
+    if name in entry.json:
+        return RawJson(value)
+    return _plain(entry.table.c[name], value)
+
+
+def _plain(column: sa.Column[Any], value: Any) -> Any:
+    if isinstance(value, datetime):
+        return format_time(value)
+    if isinstance(column.type, Timestamp):
+        raise TypeError(f"{column} holds a time, not {type(value).__name__}")
+    if isinstance(column.type, sa.Boolean):
+        return bool(value)
+    if isinstance(column.type, sa.Integer):
+        return int(value)
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"{column} has no hashed form for {type(value).__name__}")
+
+
+def statement_text(members: Mapping[str, Any], body: Mapping[str, Any]) -> str:
+    """Return a statement's canonical text; JSON columns of the body are spliced in as stored."""
+    return dumps_object({**members, "body": RawJson(dumps_object(body))})
+
+
+def statement_types() -> dict[str, list[str]]:
+    """Return the body member set of every registered fact type, for the committed register."""
+    return {name: sorted(entry.hashed) for name, entry in sorted(FACT_TABLES.items())}
+
+
+def statement_types_text() -> str:
+    """Return the register as it is committed."""
+    lines = ",\n".join(f"  {dumps(name)}: {dumps(members)}" for name, members in statement_types().items())
+    return f"{{\n{lines}\n}}\n"

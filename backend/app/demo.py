@@ -1,0 +1,265 @@
+"""The demonstration of `hoc demo`: a real server, one governed run over real documents, its proof."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import typer
+
+DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
+AGENT = "docs-assistant"
+PURPOSE = "answer_question"
+STARTUP_SECONDS = 30
+JOB_SECONDS = 120
+
+
+class DemoError(RuntimeError):
+    """The demonstration met something it did not expect."""
+
+
+def play(database_url: str) -> None:
+    """Play the whole story against a server of its own; raise DemoError when anything is not as it should be."""
+    token = secrets.token_urlsafe(32)
+    with _server(database_url, token) as base_url, httpx.Client(base_url=base_url, timeout=30) as http:
+        key = _tenant(http, token)
+        http.headers["Authorization"] = f"Bearer {key}"
+        rule_id = _policy(http)
+        plane_id = _plane(http, rule_id)
+        run_id = _run(http)
+        _allowed(http, run_id, plane_id)
+        _denied(http, run_id, plane_id)
+        _react(http, run_id)
+        _finish(http, run_id)
+        _report(http, run_id)
+
+
+@contextmanager
+def _server(database_url: str, token: str) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {
+        "HOC_DATABASE_URL": database_url,
+        "HOC_OPERATOR_TOKEN": token,
+        "HOC_INGEST_ROOTS": orjson.dumps({"docs": str(DOCUMENTS)}).decode(),
+        "HOC_LOG_LEVEL": "WARNING",
+    }
+    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
+    server = subprocess.Popen(command, env=environment)
+    try:
+        base_url = f"http://127.0.0.1:{port}"
+        _await_ready(server, base_url)
+        _say("server", f"{base_url} on {database_url.partition('://')[0]}")
+        yield base_url
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _await_ready(server: "subprocess.Popen[bytes]", base_url: str) -> None:
+    deadline = time.monotonic() + STARTUP_SECONDS
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            raise DemoError(f"the server ended with {server.returncode} before it was ready")
+        try:
+            if httpx.get(f"{base_url}/healthz", timeout=2).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.1)
+    raise DemoError(f"the server was not ready within {STARTUP_SECONDS} s")
+
+
+def _tenant(http: httpx.Client, token: str) -> str:
+    operator = {"Authorization": f"Bearer {token}"}
+    tenant_id = f"demo-{secrets.token_hex(4)}"
+    tenant = {"tenant_id": tenant_id, "name": "Demonstration", "plan": "PRO"}
+    _expect(http.post("/api/v1/operator/tenants", json=tenant, headers=operator), 201)
+    key = {"name": "demonstration", "role": "ADMIN", "actor_type": "HUMAN", "actor_id": "demo-operator"}
+    made = _expect(http.post(f"/api/v1/operator/tenants/{tenant_id}/keys", json=key, headers=operator), 201)
+    _say("tenant", f"{tenant_id}, key {made['key_id']}")
+    return str(made["api_key"])
+
+
+def _policy(http: httpx.Client) -> str:
+    rule = {
+        "kind": "ACCESS",
+        "name": "Assistants may answer questions from the documentation",
+        "effect": "ALLOW",
+        "scope": "TENANT",
+        "condition": f'run.agent_id == "{AGENT}" && request.purpose == "{PURPOSE}"',
+        "constraints": {"actions": ["search", "retrieve"], "max_documents": 5},
+        "activate": True,
+    }
+    made = _expect(http.post("/api/v1/policies/rules", json=rule), 201)
+    _say("policy", f"{made['rule_id']}: {rule['effect']} if {rule['condition']}")
+    return str(made["rule_id"])
+
+
+def _plane(http: httpx.Client, rule_id: str) -> str:
+    plane = {
+        "plane_type": "documentation",
+        "plane_name": "Project documentation",
+        "connector_type": "repository",
+        "connector_id": "repository",
+        "config": {"source": {"kind": "files", "root": "docs"}},
+    }
+    made = _expect(http.post("/api/v1/knowledge/planes", json=plane), 201)
+    path = f"/api/v1/knowledge/planes/{made['plane_id']}"
+    _say("plane", f"{made['plane_id']} {made['lifecycle_state']}")
+    for action, arrives in (
+        ("verify_knowledge_plane", "VERIFIED"),
+        ("ingest_knowledge_plane", "INDEXED"),
+        ("classify_knowledge_plane", "CLASSIFIED"),
+        ("request_activation", "PENDING_ACTIVATE"),
+    ):
+        _transition(http, path, action, arrives)
+    _expect(http.put(f"{path}/policies/{rule_id}"), 200)
+    _transition(http, path, "activate_knowledge_plane", "ACTIVE")
+    view = _expect(http.get(path), 200)
+    _say(
+        "plane",
+        f"serves {view['document_count']} documents in {view['passage_count']} passages,"
+        f" sensitivity {view['sensitivity_level']}",
+    )
+    return str(made["plane_id"])
+
+
+def _transition(http: httpx.Client, path: str, action: str, arrives: str) -> None:
+    _expect(http.post(f"{path}/transitions", json={"action": action}), 200, 202)
+    deadline = time.monotonic() + JOB_SECONDS
+    while (state := _expect(http.get(path), 200)["lifecycle_state"]) != arrives:
+        if state == "FAILED" or time.monotonic() > deadline:
+            raise DemoError(f"the plane is {state} after {action}, not {arrives}")
+        time.sleep(0.05)
+    _say("plane", f"{action} -> {arrives}")
+
+
+def _run(http: httpx.Client) -> str:
+    run = {
+        "agent_id": AGENT,
+        "goal": "Explain what happens to a run's facts when it ends",
+        "actor_type": "SYSTEM",
+        "origin_system_id": "hoc-demo",
+    }
+    started = _expect(http.post("/api/v1/runs", json=run), 201)
+    run_id = str(started["run_id"])
+    _say("run", f"{run_id} running under {started['policy_snapshot_id']}")
+    return run_id
+
+
+def _allowed(http: httpx.Client, run_id: str, plane_id: str) -> None:
+    access = {
+        "run_id": run_id,
+        "plane_id": plane_id,
+        "action": "search",
+        "payload": {"text": "how is a governed run proved", "limit": 3},
+        "purpose": PURPOSE,
+    }
+    found = _expect(http.post("/api/v1/retrieval/access", json=access), 200)
+    documents = found["data"]["documents"]
+    if not documents:
+        raise DemoError("the search found nothing in the documentation")
+    _say("retrieval", f"{found['outcome']} ({found['evidence_id']}), {found['tokens_consumed']} tokens")
+    for document in documents:
+        _say("", f"{document['artifact_id']} r{document['revision']} {document['digest']} {document['name']}")
+    steps = [
+        _step(0, "retrieve", {"evidence_id": found["evidence_id"]}, {"documents": len(documents)}),
+        _step(1, "compose_answer", {"from": [d["artifact_id"] for d in documents]}, {"characters": 412}),
+    ]
+    _append(http, run_id, steps)
+
+
+def _denied(http: httpx.Client, run_id: str, plane_id: str) -> None:
+    access = {
+        "run_id": run_id,
+        "plane_id": plane_id,
+        "action": "search",
+        "payload": {"text": "customers"},
+        "purpose": "marketing",
+    }
+    refused = _expect(http.post("/api/v1/retrieval/access", json=access), 403)
+    _say("retrieval", f"DENIED {refused['code']} ({refused['evidence_id']}): {refused['detail']}")
+    _append(http, run_id, [_step(2, "retrieve", {"evidence_id": refused["evidence_id"]}, None, "skipped")])
+
+
+def _react(http: httpx.Client, run_id: str) -> None:
+    rule = {
+        "kind": "ACCESS",
+        "name": f"No marketing use (proposed after {run_id})",
+        "effect": "DENY",
+        "scope": "TENANT",
+        "condition": 'request.purpose == "marketing"',
+    }
+    # X-Run-ID ties this change to the run that gave rise to it.
+    made = _expect(http.post("/api/v1/policies/rules", json=rule, headers={"X-Run-ID": run_id}), 201)
+    _say("policy", f"{made['rule_id']}: {rule['effect']} drafted because of {run_id}")
+
+
+def _step(
+    index: int, skill: str, params: dict[str, Any], data: dict[str, Any] | None, status: str = "success"
+) -> dict[str, Any]:
+    return {
+        "step_index": index,
+        "skill_id": skill,
+        "skill_name": skill,
+        "params": params,
+        "outcome_data": data,
+        "status": status,
+        "duration_ms": 1.5,
+    }
+
+
+def _append(http: httpx.Client, run_id: str, steps: list[dict[str, Any]]) -> None:
+    appended = _expect(http.post(f"/api/v1/runs/{run_id}/steps", json={"steps": steps}), 200)
+    _say("steps", f"{appended['step_count']} recorded, head {appended['head_hash'][:16]}…")
+
+
+def _finish(http: httpx.Client, run_id: str) -> None:
+    body = {"status": "succeeded", "expected_steps": 3}
+    ended = _expect(http.post(f"/api/v1/runs/{run_id}/complete", json=body), 200)
+    _say("run", f"{ended['status']}, evaluation {ended['evaluation']['outcome']}")
+
+
+def _report(http: httpx.Client, run_id: str) -> None:
+    evidence = _expect(http.get(f"/api/v1/runs/{run_id}/evidence"), 200)
+    for name, source in evidence["sources"].items():
+        shown = f"{source['total']} items" if source["status"] == "ok" else source["error_code"]
+        _say("evidence", f"{name}: {shown}")
+    for access in evidence["retrievals"]:
+        _say("", f"{access['evidence_id']} {access['outcome']} {access['reason_code']} {access['doc_count']} documents")
+    log = _expect(http.get(f"/api/v1/logs/runs/{run_id}/governance"), 200)
+    _say("governance log", f"{log['total_events']} events")
+    for event in log["events"]:
+        _say("", f"{event['timestamp']} {event['event_type']} {event['entity_id']}")
+    proof = _expect(http.get(f"/api/v1/runs/{run_id}/proof"), 200)
+    integrity, facts = proof["integrity"], proof["facts"]
+    _say("proof", f"{facts['found']} of {facts['expected']} facts, {integrity['chain_length']} steps chained")
+    _say("proof", f"root {integrity['root_hash']}")
+    typer.echo(f"proof: {integrity['verification_status']}")
+    if integrity["verification_status"] != "VERIFIED":
+        raise DemoError(str(integrity["failure_reason"]))
+
+
+def _expect(response: httpx.Response, *statuses: int) -> dict[str, Any]:
+    if response.status_code not in statuses:
+        request = response.request
+        raise DemoError(f"{request.method} {request.url.path} gave {response.status_code}: {response.text}")
+    return dict(response.json())
+
+
+def _say(what: str, text: str) -> None:
+    typer.echo(f"{what:<15} {text}")

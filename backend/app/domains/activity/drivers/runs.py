@@ -1,0 +1,131 @@
+"""Activity L6: rows of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.db.connection import DriverConnection
+from app.db.dialect import insert
+from app.domains.activity.tables import runs
+
+_ALL = tuple(runs.c)
+
+
+def get_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Mapping[str, Any] | None:
+    """Return the whole row of a run, without a lock."""
+    statement = sa.select(*_ALL).where(runs.c.tenant_id == tenant_id, runs.c.run_id == run_id)
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def lock_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Mapping[str, Any] | None:
+    """Return the whole row of a run and hold it against other writers until the end of the transaction."""
+    # FOR NO KEY UPDATE: rows that merely refer to the run do not wait for it.
+    statement = (
+        sa.select(*_ALL)
+        .where(runs.c.tenant_id == tenant_id, runs.c.run_id == run_id)
+        .with_for_update(key_share=True)
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def lock_run_state(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Mapping[str, Any] | None:
+    """Return status and attempt of a run and hold it like `lock_run`; narrow, for the hot path."""
+    statement = (
+        sa.select(runs.c.status, runs.c.attempt)
+        .where(runs.c.tenant_id == tenant_id, runs.c.run_id == run_id)
+        .with_for_update(key_share=True)
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def list_known(
+    connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]
+) -> Sequence[Mapping[str, Any]]:
+    """Return the whole rows of those of the run ids that exist."""
+    statement = sa.select(*_ALL).where(runs.c.tenant_id == tenant_id, runs.c.run_id.in_(run_ids))
+    return connection.execute(statement).mappings().all()
+
+
+def count_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> int:
+    """Return 1 when the run exists, else 0."""
+    statement = sa.select(runs.c.run_no).where(runs.c.tenant_id == tenant_id, runs.c.run_id == run_id)
+    return len(connection.execute(statement).all())
+
+
+def insert_run(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> bool:
+    """Insert a run; return False when its id is taken."""
+    # The row count of an INSERT is not told on PostgreSQL; what it returns is.
+    statement = (
+        insert(connection, runs)
+        .values({**row, "tenant_id": tenant_id})
+        .on_conflict_do_nothing(index_elements=[runs.c.tenant_id, runs.c.run_id])
+        .returning(runs.c.run_id)
+    )
+    return connection.execute(statement).one_or_none() is not None
+
+
+def set_run(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    run_id: str,
+    expected_status: str,
+    expected_attempt: int,
+    values: Mapping[str, Any],
+) -> bool:
+    """Change a run that is still in this status and attempt; return False when it moved on."""
+    statement = (
+        sa.update(runs)
+        .where(
+            runs.c.tenant_id == tenant_id,
+            runs.c.run_id == run_id,
+            runs.c.status == expected_status,
+            runs.c.attempt == expected_attempt,
+        )
+        .values({**values, "version": runs.c.version + 1})
+    )
+    return connection.execute(statement).rowcount == 1
+
+
+def list_runs(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    filters: Mapping[str, Any],
+    started_after: datetime | None,
+    started_before: datetime | None,
+    after: tuple[datetime, str] | None,
+    limit: int,
+) -> Sequence[Mapping[str, Any]]:
+    """Return whole rows, newest first, that equal `filters` and start in (after, before)."""
+    statement = sa.select(*_ALL).where(runs.c.tenant_id == tenant_id)
+    for name, value in filters.items():
+        statement = statement.where(runs.c[name] == value)
+    if started_after is not None:
+        statement = statement.where(runs.c.started_at > started_after)
+    if started_before is not None:
+        statement = statement.where(runs.c.started_at < started_before)
+    if after is not None:
+        moment, run_id = after
+        last = sa.tuple_(sa.literal(moment, runs.c.started_at.type), sa.literal(run_id, runs.c.run_id.type))
+        statement = statement.where(sa.tuple_(runs.c.started_at, runs.c.run_id) < last)
+    statement = statement.order_by(runs.c.started_at.desc(), runs.c.run_id.desc()).limit(limit)
+    return connection.execute(statement).mappings().all()
+
+
+def list_due(
+    connection: DriverConnection, *, tenant_id: str, now: datetime, limit: int
+) -> Sequence[Mapping[str, Any]]:
+    """Return running runs past their deadline, oldest deadline first; those that others hold are left out."""
+    statement = (
+        sa.select(*_ALL)
+        .where(runs.c.tenant_id == tenant_id, runs.c.status == "running", runs.c.deadline_at < now)
+        .order_by(runs.c.deadline_at, runs.c.run_id)
+        .limit(limit)
+        .with_for_update(key_share=True, skip_locked=True)
+    )
+    return connection.execute(statement).mappings().all()

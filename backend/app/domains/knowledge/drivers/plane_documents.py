@@ -1,0 +1,180 @@
+"""L6 SQL of plane documents: the artifacts a plane serves, each at its pinned revision, and their scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.db.connection import DriverConnection
+from app.db.dialect import bytewise
+from app.domains.knowledge.tables import knowledge_plane_registry as registry
+from app.domains.knowledge.tables import plane_documents as documents
+
+_REFERENCE = (
+    documents.c.artifact_id,
+    documents.c.gen_from,
+    documents.c.revision,
+    documents.c.revision_digest,
+    documents.c.content_digest,
+    documents.c.name,
+    documents.c.media_type,
+    documents.c.size_bytes,
+)
+
+
+Row = Mapping[str, Any]
+
+
+def insert_documents(
+    connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert pinned documents."""
+    if rows:
+        connection.execute(sa.insert(documents), [{"tenant_id": tenant_id, **row} for row in rows])
+
+
+def list_pins(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    plane_id: str,
+    generation: int,
+    artifact_ids: Sequence[str],
+) -> dict[str, Row]:
+    """Return the pins of these artifacts that a generation shows, by artifact id."""
+    statement = sa.select(*_REFERENCE).where(
+        documents.c.tenant_id == tenant_id,
+        documents.c.plane_id == plane_id,
+        documents.c.artifact_id.in_(artifact_ids),
+        *_visible(generation),
+    )
+    return {row["artifact_id"]: row for row in connection.execute(statement).mappings()}
+
+
+def list_served(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    plane_id: str,
+    generation: int,
+    after: str | None,
+    limit: int,
+) -> list[Row]:
+    """Return every column of the served documents by artifact id, after one of them."""
+    artifact_id = bytewise(connection, documents.c.artifact_id)
+    conditions = [] if after is None else [artifact_id > after]
+    statement = (
+        sa.select(*documents.c)
+        .where(
+            documents.c.tenant_id == tenant_id,
+            documents.c.plane_id == plane_id,
+            *_visible(generation),
+            *conditions,
+        )
+        .order_by(artifact_id)
+        .limit(limit)
+    )
+    return list(connection.execute(statement).mappings())
+
+
+def list_pin_digests(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, generation: int
+) -> list[tuple[str, int, str]]:
+    """Return (artifact, revision, revision digest) of every document a generation shows, sorted."""
+    artifact_id = bytewise(connection, documents.c.artifact_id)
+    statement = (
+        sa.select(documents.c.artifact_id, documents.c.revision, documents.c.revision_digest)
+        .where(documents.c.tenant_id == tenant_id, documents.c.plane_id == plane_id, *_visible(generation))
+        .order_by(artifact_id)
+    )
+    return [(row.artifact_id, row.revision, row.revision_digest) for row in connection.execute(statement)]
+
+
+def get_scan_totals(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    plane_id: str,
+    pii_types: Sequence[str],
+    categories: Sequence[str],
+    levels: Sequence[str],
+) -> Row:
+    """Return the scan of the visible documents summed up: detections by type, categories, highest rank."""
+    found = [sa.func.sum(_member(connection, kind)).label(f"pii_{kind}") for kind in pii_types]
+    held = [
+        sa.func.max(
+            sa.case((documents.c.categories.contains(f'"{name}"', autoescape=True), 1), else_=0)
+        ).label(f"category_{name}")
+        for name in categories
+    ]
+    ranks = sa.case({level: rank for rank, level in enumerate(levels)}, value=documents.c.sensitivity_level)
+    statement = (
+        sa.select(sa.func.count().label("documents"), *found, *held, sa.func.max(ranks).label("highest_rank"))
+        .select_from(documents)
+        .join(
+            registry,
+            sa.and_(
+                registry.c.tenant_id == documents.c.tenant_id, registry.c.plane_id == documents.c.plane_id
+            ),
+        )
+        .where(
+            documents.c.tenant_id == tenant_id,
+            documents.c.plane_id == plane_id,
+            documents.c.gen_from <= registry.c.generation,
+            sa.or_(documents.c.gen_to.is_(None), documents.c.gen_to > registry.c.generation),
+        )
+    )
+    return connection.execute(statement).mappings().one()
+
+
+def _member(connection: DriverConnection, kind: str) -> sa.ColumnElement[int]:
+    if connection.dialect_name == "sqlite":
+        return sa.cast(sa.func.json_extract(documents.c.pii_counts, "$." + kind), sa.Integer)
+    return sa.cast(sa.cast(documents.c.pii_counts, sa.JSON)[kind].as_string(), sa.Integer)
+
+
+def set_statistics(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, values: Mapping[str, Any]
+) -> None:
+    """Write derived columns of a plane's registry row."""
+    connection.execute(
+        sa.update(registry)
+        .where(registry.c.tenant_id == tenant_id, registry.c.plane_id == plane_id)
+        .values(**values)
+    )
+
+
+def delete_staged(connection: DriverConnection, *, tenant_id: str, plane_id: str, generation: int) -> None:
+    """Take back what was written for generations after this one."""
+    connection.execute(
+        sa.delete(documents).where(
+            documents.c.tenant_id == tenant_id,
+            documents.c.plane_id == plane_id,
+            documents.c.gen_from > generation,
+        )
+    )
+    connection.execute(
+        sa.update(documents)
+        .where(
+            documents.c.tenant_id == tenant_id,
+            documents.c.plane_id == plane_id,
+            documents.c.gen_to > generation,
+        )
+        .values(gen_to=None)
+    )
+
+
+def delete_documents(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> int:
+    """Delete every document of a plane and return how many there were."""
+    return connection.execute(
+        sa.delete(documents).where(documents.c.tenant_id == tenant_id, documents.c.plane_id == plane_id)
+    ).rowcount
+
+
+def _visible(generation: int) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        documents.c.gen_from <= generation,
+        sa.or_(documents.c.gen_to.is_(None), documents.c.gen_to > generation),
+    )

@@ -1,0 +1,191 @@
+"""L6 SQL of the plane registry: rows, conditional changes, and the views that answers are built from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.db.connection import DriverConnection, Row
+from app.db.dialect import insert
+from app.domains.knowledge.tables import (
+    knowledge_plane_jobs,
+    knowledge_plane_registry,
+    plane_lifecycle_events,
+    plane_policy_bindings,
+    plane_purge_approvals,
+)
+
+_registry = knowledge_plane_registry
+_ALL = tuple(_registry.c)
+
+
+def get_plane(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> Row | None:
+    """Return the whole row of a plane, without a lock."""
+    return connection.execute(_whole_row(tenant_id, plane_id)).mappings().one_or_none()
+
+
+def lock_plane(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> Row | None:
+    """Return the whole row of a plane and hold it against other writers until the end of the transaction."""
+    # FOR NO KEY UPDATE: rows that merely refer to the plane do not wait for it.
+    statement = _whole_row(tenant_id, plane_id).with_for_update(key_share=True)
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def insert_plane(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> bool:
+    """Insert a plane; return False when a live plane of the tenant has its type and name."""
+    statement = (
+        insert(connection, _registry)
+        .values(tenant_id=tenant_id, **row)
+        .on_conflict_do_nothing()
+        .returning(_registry.c.plane_id)
+    )
+    return connection.execute(statement).one_or_none() is not None
+
+
+def set_plane(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    plane_id: str,
+    expected_state: int,
+    expected_version: int,
+    values: Mapping[str, Any],
+    events: int,
+) -> int | None:
+    """Change a plane still in this state and version; return its new event_seq, None when it moved on."""
+    statement = (
+        sa.update(_registry)
+        .where(
+            _registry.c.tenant_id == tenant_id,
+            _registry.c.plane_id == plane_id,
+            _registry.c.lifecycle_state_value == expected_state,
+            _registry.c.version == expected_version,
+        )
+        .values({**values, "version": _registry.c.version + 1, "event_seq": _registry.c.event_seq + events})
+        .returning(_registry.c.event_seq)
+    )
+    seq: int | None = connection.execute(statement).scalar_one_or_none()
+    return seq
+
+
+def count_events(connection: DriverConnection, *, tenant_id: str, plane_id: str, events: int) -> Row | None:
+    """Take the next event numbers of a plane and return it as it stands; nothing else of it changes."""
+    statement = (
+        sa.update(_registry)
+        .where(_registry.c.tenant_id == tenant_id, _registry.c.plane_id == plane_id)
+        .values(event_seq=_registry.c.event_seq + events)
+        .returning(
+            _registry.c.event_seq,
+            _registry.c.version,
+            _registry.c.lifecycle_state_value,
+            _registry.c.config_digest,
+        )
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def get_plane_view(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, now: datetime
+) -> Row | None:
+    """Return a plane with its live policies, open job and consent, in one statement."""
+    statement = _views(tenant_id, now).where(_registry.c.plane_id == plane_id)
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def list_plane_views(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    now: datetime,
+    plane_type: str | None,
+    plane_name: str | None,
+    connector_type: str | None,
+    state: int | None,
+    after: str | None,
+    limit: int,
+) -> list[Row]:
+    """Return planes by plane_id, after the given one."""
+    statement = _views(tenant_id, now).order_by(_registry.c.plane_id).limit(limit)
+    filters = (
+        (_registry.c.plane_type, plane_type),
+        (_registry.c.plane_name, plane_name),
+        (_registry.c.connector_type, connector_type),
+        (_registry.c.lifecycle_state_value, state),
+    )
+    for column, wanted in filters:
+        if wanted is not None:
+            statement = statement.where(column == wanted)
+    if after is not None:
+        statement = statement.where(_registry.c.plane_id > after)
+    return list(connection.execute(statement).mappings())
+
+
+def get_access_facts(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> Row | None:
+    """Return what mediated retrieval must know of a plane, in one row."""
+    statement = sa.select(
+        _registry.c.plane_id,
+        _registry.c.plane_type,
+        _registry.c.plane_name,
+        _registry.c.lifecycle_state_value,
+        _registry.c.suspended_at,
+        _registry.c.version,
+        _registry.c.connector_type,
+        _registry.c.connector_id,
+        _registry.c.config,
+        _registry.c.config_digest,
+        _registry.c.sensitivity_level,
+        _registry.c.pii_detected,
+        _registry.c.document_count,
+        _registry.c.passage_count,
+        _registry.c.token_total,
+        _registry.c.generation,
+    ).where(_registry.c.tenant_id == tenant_id, _registry.c.plane_id == plane_id)
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def _whole_row(tenant_id: str, plane_id: str) -> sa.Select[Any]:
+    return sa.select(*_ALL).where(_registry.c.tenant_id == tenant_id, _registry.c.plane_id == plane_id)
+
+
+def _views(tenant_id: str, now: datetime) -> sa.Select[Any]:
+    bindings, jobs, approvals = plane_policy_bindings, knowledge_plane_jobs, plane_purge_approvals
+    # Rule ids hold no comma, so a joined text is read back exactly.
+    policies = (
+        sa.select(sa.func.aggregate_strings(bindings.c.policy_id, ","))
+        .where(
+            bindings.c.tenant_id == tenant_id,
+            bindings.c.plane_id == _registry.c.plane_id,
+            bindings.c.unbound_at.is_(None),
+        )
+        .scalar_subquery()
+        .label("bound_policies")
+    )
+    open_job = (
+        sa.select(jobs.c.job_id)
+        .where(
+            jobs.c.tenant_id == tenant_id,
+            jobs.c.plane_id == _registry.c.plane_id,
+            jobs.c.status.in_(("QUEUED", "RUNNING")),
+        )
+        .scalar_subquery()
+        .label("active_job_id")
+    )
+    consent = (
+        sa.exists()
+        .where(
+            approvals.c.tenant_id == tenant_id,
+            approvals.c.plane_id == _registry.c.plane_id,
+            approvals.c.expires_at > now,
+            ~sa.exists().where(
+                plane_lifecycle_events.c.tenant_id == tenant_id,
+                plane_lifecycle_events.c.approval_id == approvals.c.approval_id,
+                plane_lifecycle_events.c.to_state_value == 400,
+                plane_lifecycle_events.c.decision == "ALLOWED",
+            ),
+        )
+        .label("purge_approved")
+    )
+    return sa.select(*_ALL, policies, open_job, consent).where(_registry.c.tenant_id == tenant_id)

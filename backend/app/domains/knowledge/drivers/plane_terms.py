@@ -1,0 +1,97 @@
+"""L6 SQL of plane terms: in how many passages each term occurs, and what a running ingest changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import sqlalchemy as sa
+
+from app.db.connection import DriverConnection
+from app.db.dialect import insert
+from app.domains.knowledge.tables import plane_terms as terms_table
+
+
+def list_frequencies(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, terms: Sequence[str]
+) -> dict[str, int]:
+    """Return the passage frequency of each of these terms that the plane knows."""
+    statement = sa.select(terms_table.c.term, terms_table.c.passage_frequency).where(
+        terms_table.c.tenant_id == tenant_id,
+        terms_table.c.plane_id == plane_id,
+        terms_table.c.term.in_(terms),
+        terms_table.c.passage_frequency > 0,
+    )
+    return {row.term: row.passage_frequency for row in connection.execute(statement)}
+
+
+def set_staged_changes(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, changes: Mapping[str, int]
+) -> None:
+    """Add changes of passage frequencies to those staged for the next generation."""
+    if not changes:
+        return
+    new = insert(connection, terms_table)
+    statement = new.on_conflict_do_update(
+        index_elements=["tenant_id", "plane_id", "term"],
+        set_={"staged_change": terms_table.c.staged_change + new.excluded.staged_change},
+    )
+    # In key order, so that two writers of one plane could never wait for one another in a circle.
+    rows = [
+        {
+            "tenant_id": tenant_id,
+            "plane_id": plane_id,
+            "term": term,
+            "passage_frequency": 0,
+            "staged_change": change,
+        }
+        for term, change in sorted(changes.items())
+    ]
+    connection.execute(statement, rows)
+
+
+def set_settled(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> None:
+    """Move the staged changes into the frequencies and drop the terms that no passage holds any more."""
+    connection.execute(
+        sa.update(terms_table)
+        .where(
+            terms_table.c.tenant_id == tenant_id,
+            terms_table.c.plane_id == plane_id,
+            terms_table.c.staged_change != 0,
+        )
+        .values(
+            passage_frequency=terms_table.c.passage_frequency + terms_table.c.staged_change, staged_change=0
+        )
+    )
+    _delete_unused(connection, tenant_id=tenant_id, plane_id=plane_id)
+
+
+def set_unstaged(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> None:
+    """Forget the staged changes."""
+    connection.execute(
+        sa.update(terms_table)
+        .where(
+            terms_table.c.tenant_id == tenant_id,
+            terms_table.c.plane_id == plane_id,
+            terms_table.c.staged_change != 0,
+        )
+        .values(staged_change=0)
+    )
+    _delete_unused(connection, tenant_id=tenant_id, plane_id=plane_id)
+
+
+def _delete_unused(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> None:
+    connection.execute(
+        sa.delete(terms_table).where(
+            terms_table.c.tenant_id == tenant_id,
+            terms_table.c.plane_id == plane_id,
+            terms_table.c.passage_frequency <= 0,
+            terms_table.c.staged_change == 0,
+        )
+    )
+
+
+def delete_terms(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> int:
+    """Delete every term of a plane and return how many there were."""
+    return connection.execute(
+        sa.delete(terms_table).where(terms_table.c.tenant_id == tenant_id, terms_table.c.plane_id == plane_id)
+    ).rowcount

@@ -1,0 +1,68 @@
+"""Logs L5: are a run's facts all there, and does each leaf carry its statement's hash; pure checks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from app.db.connection import DriverConnection, Row
+from app.domains.logs.drivers import leaves as driver
+from app.kernel.canonical_json import loads
+from app.kernel.hashing import leaf_hash
+
+Leaf = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FactsVerdict:
+    """Checks 13 and 14 of the proof page, 4.2, as far as they need no tree."""
+
+    status: Literal["COMPLETE", "OPEN", "INCOMPLETE"]
+    expected: int
+    found: int
+    late: int
+    code: str | None = None
+
+
+def read_facts(
+    connection: DriverConnection, *, tenant_id: str, run_id: str
+) -> tuple[Sequence[Row], Row | None]:
+    """Return a run's leaves in order, and its counter."""
+    return (
+        driver.list_leaves(connection, tenant_id=tenant_id, run_id=run_id),
+        driver.get_counter(connection, tenant_id=tenant_id, run_id=run_id),
+    )
+
+
+def check_facts(leaves: Sequence[Leaf], counter: Mapping[str, Any] | None) -> FactsVerdict:
+    """Return whether facts are numbered 1..N without a gap, close as they say, and hash as they should."""
+    main = [leaf for leaf in leaves if not leaf["late"]]
+    late = [leaf for leaf in leaves if leaf["late"]]
+    expected = 0 if counter is None else int(counter["fact_count"])
+    expected_late = 0 if counter is None else int(counter["late_count"])
+    closing = [leaf for leaf in main if leaf["type"] == "run.completed"]
+    code = None
+    if not _is_counted(main, expected) or not _is_counted(late, expected_late):
+        code = "FACT_GAP"
+    elif counter is not None and bool(counter["closed"]) != bool(closing):
+        code = "CLOSURE_MISMATCH"
+    elif closing and not _closes(main, closing):
+        code = "CLOSURE_MISMATCH"
+    elif any(leaf_hash(leaf["statement"]) != leaf["leaf_hash"] for leaf in leaves):
+        code = "LOG_MISMATCH"
+    status: Literal["COMPLETE", "OPEN", "INCOMPLETE"] = "COMPLETE" if closing else "OPEN"
+    return FactsVerdict("INCOMPLETE" if code else status, expected, len(main), len(late), code)
+
+
+def _is_counted(leaves: Sequence[Leaf], expected: int) -> bool:
+    return [leaf["fact_no"] for leaf in leaves] == list(range(1, expected + 1))
+
+
+def _closes(main: Sequence[Leaf], closing: Sequence[Leaf]) -> bool:
+    if len(closing) != 1 or closing[0] is not main[-1]:
+        return False
+    closure = loads(closing[0]["statement"])["body"]["closure"]
+    counts = Counter(leaf["type"] for leaf in main)
+    return bool(closure["fact_count"] == len(main) and closure["type_counts"] == dict(counts))

@@ -1,0 +1,163 @@
+"""Policies L6: SQL of rule heads, alone and joined with their current version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.db.connection import DriverConnection
+from app.db.dialect import insert
+from app.domains.policies.errors import rule_exists
+from app.domains.policies.tables import policy_rule_versions, policy_rules
+
+_R, _V = policy_rules.c, policy_rule_versions.c
+_HEAD = tuple(policy_rules.columns)
+_SAYS: tuple[sa.ColumnElement[Any], ...] = (
+    _V.rule_version,
+    _V.description,
+    _V.effect,
+    _V.enforcement_mode,
+    _V.moments,
+    _V.scope,
+    _V.scope_id,
+    _V.condition,
+    _V.constraints,
+    _V.halts_run,
+    _V.depends_on,
+    _V.message,
+    _V.content_hash,
+)
+_CURRENT = policy_rules.join(
+    policy_rule_versions,
+    sa.and_(_V.tenant_id == _R.tenant_id, _V.rule_id == _R.rule_id, _V.rule_version == _R.current_version),
+)
+
+
+def get_rule(connection: DriverConnection, *, tenant_id: str, rule_id: str) -> Mapping[str, Any] | None:
+    """Return a rule with what its current version says."""
+    statement = (
+        sa.select(*_HEAD, *_SAYS)
+        .select_from(_CURRENT)
+        .where(_R.tenant_id == tenant_id, _R.rule_id == rule_id)
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def lock_rule(connection: DriverConnection, *, tenant_id: str, rule_id: str) -> Mapping[str, Any] | None:
+    """Return a rule's head row and hold it until the transaction ends."""
+    statement = (
+        sa.select(*_HEAD)
+        .where(_R.tenant_id == tenant_id, _R.rule_id == rule_id)
+        .with_for_update(key_share=True)
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def insert_rule(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> bool:
+    """Insert a head row; False when its id or name is taken."""
+    statement = (
+        insert(connection, policy_rules)
+        .values({**row, "tenant_id": tenant_id})
+        .on_conflict_do_nothing()
+        .returning(_R.rule_id)
+    )
+    return connection.scalars(statement).one_or_none() is not None
+
+
+def set_rule(
+    connection: DriverConnection, *, tenant_id: str, rule_id: str, version: int, values: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """Change the head row that has this version and return it as it now is; None when it has not.
+
+    A name that another open rule took in the meantime is RULE_EXISTS; the transaction is lost then.
+    """
+    statement = (
+        policy_rules.update()
+        .where(_R.tenant_id == tenant_id, _R.rule_id == rule_id, _R.version == version)
+        .values({**values, "version": version + 1})
+        .returning(*_HEAD)
+    )
+    try:
+        return connection.execute(statement).mappings().one_or_none()
+    except sa.exc.IntegrityError as error:
+        if "uq_policy_rules_name" in str(error.orig) or "policy_rules.name" in str(error.orig):
+            raise rule_exists("name") from error
+        raise
+
+
+def list_rules(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    status: str | None = None,
+    kind: str | None = None,
+    scope: str | None = None,
+    after: tuple[datetime, str] | None = None,
+    limit: int,
+) -> Sequence[Mapping[str, Any]]:
+    """Return rules with their current versions, newest first, after a (created_at, rule_id)."""
+    statement = sa.select(*_HEAD, *_SAYS).select_from(_CURRENT).where(_R.tenant_id == tenant_id)
+    if status is not None:
+        statement = statement.where(_R.status == status)
+    if kind is not None:
+        statement = statement.where(_R.kind == kind)
+    if scope is not None:
+        statement = statement.where(_V.scope == scope)
+    if after is not None:
+        moment, rule_id = after
+        statement = statement.where(
+            sa.or_(_R.created_at < moment, sa.and_(_R.created_at == moment, _R.rule_id < rule_id))
+        )
+    statement = statement.order_by(_R.created_at.desc(), _R.rule_id.desc()).limit(limit)
+    return connection.execute(statement).mappings().all()
+
+
+def list_active_versions(connection: DriverConnection, *, tenant_id: str) -> Sequence[Mapping[str, Any]]:
+    """Return the current version of every ACTIVE rule with its kind, by rule_id."""
+    return _list_versions(connection, _R.status == "ACTIVE", tenant_id=tenant_id)
+
+
+def list_open_versions(connection: DriverConnection, *, tenant_id: str) -> Sequence[Mapping[str, Any]]:
+    """Return the current version of every rule that is not retired with kind and status, by rule_id."""
+    return _list_versions(connection, _R.status != "RETIRED", tenant_id=tenant_id)
+
+
+def _list_versions(
+    connection: DriverConnection, condition: sa.ColumnElement[bool], *, tenant_id: str
+) -> Sequence[Mapping[str, Any]]:
+    statement = (
+        sa.select(_R.rule_id, _R.kind, _R.status, _V.name, *_SAYS)
+        .select_from(_CURRENT)
+        .where(_R.tenant_id == tenant_id, condition)
+        .order_by(_R.rule_id)
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def list_rules_by_id(
+    connection: DriverConnection, *, tenant_id: str, rule_ids: Sequence[str]
+) -> Sequence[Mapping[str, Any]]:
+    """Return kind, status and current effect of these rules, by rule_id."""
+    statement = (
+        sa.select(_R.rule_id, _R.kind, _R.status, _V.effect)
+        .select_from(_CURRENT)
+        .where(_R.tenant_id == tenant_id, _R.rule_id.in_(rule_ids))
+        .order_by(_R.rule_id)
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def list_rule_ids(connection: DriverConnection, *, tenant_id: str, rule_ids: Sequence[str]) -> Sequence[str]:
+    """Return which of these ids name a rule that is not retired."""
+    statement = sa.select(_R.rule_id).where(
+        _R.tenant_id == tenant_id, _R.rule_id.in_(rule_ids), _R.status != "RETIRED"
+    )
+    return connection.scalars(statement).all()
+
+
+def list_revoked_ids(connection: DriverConnection, *, tenant_id: str) -> Sequence[str]:
+    """Return the ids of all revoked rules."""
+    return connection.scalars(sa.select(_R.rule_id).where(_R.tenant_id == tenant_id, _R.revoked)).all()

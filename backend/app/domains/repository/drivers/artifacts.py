@@ -1,0 +1,233 @@
+"""L6 SQL of artifact heads: look-ups, the conditional change of a head, and what planes read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.db.connection import DriverConnection
+from app.db.dialect import bytewise, insert
+from app.domains.repository.tables import artifact_revisions, artifacts, blobs, collections
+
+_A, _R = artifacts.c, artifact_revisions.c
+
+HEAD_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
+    _A.id,
+    _A.collection_id,
+    _A.name,
+    _A.name_key,
+    _A.artifact_type,
+    _A.head_revision,
+    _A.version,
+    _A.created_seq,
+    _A.updated_seq,
+    _A.created_at,
+    _A.created_by,
+    _A.updated_at,
+    _A.updated_by,
+    _A.deleted_at,
+    _A.deleted_by,
+    _A.delete_change_set_id,
+    _R.revision,
+    _R.name.label("revision_name"),
+    _R.collection_id.label("revision_collection_id"),
+    _R.content_digest,
+    _R.size,
+    _R.media_type,
+    _R.metadata.label("metadata_text"),
+    _R.metadata_digest,
+    _R.provenance,
+    _R.provenance_digest,
+    _R.produced_by_run,
+    _R.revision_digest,
+    _R.redaction,
+    blobs.c.state.label("blob_state"),
+)
+
+
+def joined(revision: sa.ColumnElement[int] | int) -> sa.FromClause:
+    """Return artifacts with one revision each and the state of its bytes."""
+    return artifacts.join(
+        artifact_revisions,
+        sa.and_(_R.tenant_id == _A.tenant_id, _R.artifact_id == _A.id, _R.revision == revision),
+    ).outerjoin(blobs, sa.and_(blobs.c.tenant_id == _R.tenant_id, blobs.c.digest == _R.content_digest))
+
+
+def get_artifact(
+    connection: DriverConnection, *, tenant_id: str, artifact_id: str, revision: int | None = None
+) -> Mapping[str, Any] | None:
+    """Return an artifact, deleted or not, with its head or another revision."""
+    statement = (
+        sa.select(*HEAD_COLUMNS)
+        .select_from(joined(_A.head_revision if revision is None else revision))
+        .where(_A.tenant_id == tenant_id, _A.id == artifact_id)
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def get_artifact_for_content(
+    connection: DriverConnection, *, tenant_id: str, artifact_id: str, digest: str
+) -> Mapping[str, Any] | None:
+    """Return an artifact with its head, and what is known of `digest` (new_state, new_blocked)."""
+    new = blobs.alias("new_blob")
+    source = joined(_A.head_revision).outerjoin(
+        new, sa.and_(new.c.tenant_id == _A.tenant_id, new.c.digest == digest)
+    )
+    statement = (
+        sa.select(*HEAD_COLUMNS, new.c.state.label("new_state"), new.c.blocked.label("new_blocked"))
+        .select_from(source)
+        .where(_A.tenant_id == tenant_id, _A.id == artifact_id)
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def list_live_by_name(
+    connection: DriverConnection, *, tenant_id: str, places: Sequence[tuple[str, str]]
+) -> Sequence[Mapping[str, Any]]:
+    """Return the live heads at these (collection_id, name_key) pairs."""
+    statement = (
+        sa.select(*HEAD_COLUMNS)
+        .select_from(joined(_A.head_revision))
+        .where(
+            _A.tenant_id == tenant_id,
+            sa.tuple_(_A.collection_id, _A.name_key).in_(places),
+            _A.deleted_at.is_(None),
+        )
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def list_known_ids(
+    connection: DriverConnection, *, tenant_id: str, artifact_ids: Sequence[str]
+) -> Sequence[str]:
+    """Return which of these ids were ever used."""
+    return connection.scalars(
+        sa.select(_A.id).where(_A.tenant_id == tenant_id, _A.id.in_(artifact_ids))
+    ).all()
+
+
+def get_place(
+    connection: DriverConnection, *, tenant_id: str, collection_id: str, name_key: str
+) -> tuple[bool | None, str | None]:
+    """Return whether a collection is live (null: unknown) and the live artifact that bears a name in it."""
+    known = (
+        sa.select(collections.c.deleted_at.is_(None))
+        .where(collections.c.tenant_id == tenant_id, collections.c.id == collection_id)
+        .scalar_subquery()
+    )
+    holder = (
+        sa.select(_A.id)
+        .where(
+            _A.tenant_id == tenant_id,
+            _A.collection_id == collection_id,
+            _A.name_key == name_key,
+            _A.deleted_at.is_(None),
+        )
+        .scalar_subquery()
+    )
+    row = connection.execute(sa.select(known, holder)).one()
+    return (None if row[0] is None else bool(row[0])), row[1]
+
+
+def insert_artifacts(
+    connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert new artifacts."""
+    connection.execute(insert(connection, artifacts), [{"tenant_id": tenant_id, **row} for row in rows])
+
+
+def set_heads(
+    connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]], live: bool = True
+) -> int:
+    """Change artifacts that are live (or deleted) and of the row's `version`; return how many were changed.
+
+    Each row holds `id`, the expected `version` and the same further members.
+    """
+    members = [name for name in rows[0] if name not in ("id", "version")]
+    statement = (
+        sa.update(artifacts)
+        .where(
+            _A.tenant_id == tenant_id,
+            _A.id == sa.bindparam("of_id"),
+            _A.version == sa.bindparam("of_version"),
+            _A.deleted_at.is_(None) if live else _A.deleted_at.is_not(None),
+        )
+        .values({"version": sa.bindparam("of_version") + 1, **{name: sa.bindparam(name) for name in members}})
+    )
+    parameters = [
+        {"of_id": row["id"], "of_version": row["version"], **{name: row[name] for name in members}}
+        for row in rows
+    ]
+    return connection.execute(statement, parameters).rowcount
+
+
+def list_textual_candidates(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    collection_ids: Sequence[str],
+    after_artifact_id: str | None,
+    changed_after_seq: int | None,
+    limit: int,
+) -> Sequence[Mapping[str, Any]]:
+    """Return live heads with readable content in order of id, of any media type."""
+    statement = (
+        sa.select(
+            _A.id, _A.collection_id, _A.name, _A.updated_seq, _A.head_revision, _R.revision_digest,
+            _R.content_digest, _R.media_type, _R.size,
+        )
+        .select_from(joined(_A.head_revision))
+        .where(
+            _A.tenant_id == tenant_id,
+            _A.collection_id.in_(collection_ids),
+            _A.deleted_at.is_(None),
+            _R.redaction.is_(None),
+            blobs.c.state == "PRESENT",
+        )
+        .order_by(bytewise(connection, _A.id))
+        .limit(limit)
+    )  # fmt: skip
+    if after_artifact_id is not None:
+        statement = statement.where(bytewise(connection, _A.id) > after_artifact_id)
+    if changed_after_seq is not None:
+        statement = statement.where(_A.updated_seq > changed_after_seq)
+    return connection.execute(statement).mappings().all()
+
+
+def list_contents(
+    connection: DriverConnection, *, tenant_id: str, refs: Sequence[tuple[str, int]]
+) -> Sequence[Mapping[str, Any]]:
+    """Return the stored bytes of revisions that are still readable."""
+    statement = (
+        sa.select(_R.artifact_id, _R.revision, _R.content_digest, blobs.c.data)
+        .join(blobs, sa.and_(blobs.c.tenant_id == _R.tenant_id, blobs.c.digest == _R.content_digest))
+        .where(
+            _R.tenant_id == tenant_id,
+            sa.tuple_(_R.artifact_id, _R.revision).in_(refs),
+            _R.redaction.is_(None),
+            blobs.c.state == "PRESENT",
+        )
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def list_live_ids(
+    connection: DriverConnection, *, tenant_id: str, artifact_ids: Sequence[str]
+) -> Sequence[str]:
+    """Return which of these artifacts are live with an unredacted head."""
+    statement = (
+        sa.select(_A.id)
+        .join(
+            artifact_revisions,
+            sa.and_(_R.tenant_id == _A.tenant_id, _R.artifact_id == _A.id, _R.revision == _A.head_revision),
+        )
+        .where(
+            _A.tenant_id == tenant_id,
+            _A.id.in_(artifact_ids),
+            _A.deleted_at.is_(None),
+            _R.redaction.is_(None),
+        )
+    )
+    return connection.scalars(statement).all()

@@ -1,0 +1,101 @@
+"""L6 SQL of what serves queries: the metadata projection and the token index, of live heads only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from app.db.connection import DriverConnection
+from app.db.dialect import insert
+from app.domains.repository.tables import artifact_metadata, artifact_search, artifact_search_fts
+
+_M, _S = artifact_metadata.c, artifact_search.c
+
+
+def insert_metadata(
+    connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert projection rows."""
+    connection.execute(
+        insert(connection, artifact_metadata), [{"tenant_id": tenant_id, **row} for row in rows]
+    )
+
+
+def delete_metadata(connection: DriverConnection, *, tenant_id: str, artifact_ids: Sequence[str]) -> None:
+    """Remove the projection of artifacts."""
+    connection.execute(
+        sa.delete(artifact_metadata).where(_M.tenant_id == tenant_id, _M.artifact_id.in_(artifact_ids))
+    )
+
+
+def insert_search(connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert index entries; each row holds artifact_id, tokens joined by spaces, token_count, truncated.
+
+    An entry that is there already is replaced.
+    """
+    statement = insert(connection, artifact_search)
+    if connection.dialect_name == "sqlite":
+        # The number is the row id of the full-text index; one writer at a time makes the count safe.
+        last = sa.select(sa.func.coalesce(sa.func.max(_S.search_no), 0) + 1).scalar_subquery()
+        statement = statement.values(search_no=last)
+        parameters = [{**row, "tokens": sqlite_tokens(tenant_id, row["tokens"])} for row in rows]
+    else:
+        tokens = sa.bindparam("token_text", type_=sa.Text)
+        vector = sa.func.array_to_tsvector(sa.func.string_to_array(tokens, " "))
+        statement = statement.values(tokens=vector)
+        parameters = [
+            {
+                **{name: value for name, value in row.items() if name != "tokens"},
+                "token_text": f"{tenant_lexeme(tenant_id)} {row['tokens']}".rstrip(),
+            }
+            for row in rows
+        ]
+    replaced = statement.on_conflict_do_update(
+        index_elements=[_S.tenant_id, _S.artifact_id],
+        set_={name: statement.excluded[name] for name in ("token_count", "truncated", "tokens")},
+    )
+    connection.execute(replaced, [{"tenant_id": tenant_id, **row} for row in parameters])
+
+
+def delete_search(connection: DriverConnection, *, tenant_id: str, artifact_ids: Sequence[str]) -> None:
+    """Remove index entries."""
+    connection.execute(
+        sa.delete(artifact_search).where(_S.tenant_id == tenant_id, _S.artifact_id.in_(artifact_ids))
+    )
+
+
+def tenant_lexeme(tenant_id: str) -> str:
+    """Return the lexeme of a tenant on PostgreSQL; no token of ours holds an `@`."""
+    return f"@{tenant_id}"
+
+
+def _sqlite_token(token: str) -> str:
+    return f"a{token}" if token.isascii() else f"x{token.encode().hex()}"
+
+
+def sqlite_tokens(tenant_id: str, tokens: str) -> str:
+    """Return what FTS5 sees: the tenant as `t` + hex, each token as `a` + token or `x` + hex."""
+    if tokens.isascii():
+        body = f"a{tokens.replace(' ', ' a')}" if tokens else ""
+    else:
+        body = " ".join(map(_sqlite_token, tokens.split(" ")))
+    return f"t{tenant_id.encode().hex()} {body}"
+
+
+def matching(
+    connection: DriverConnection, *, tenant_id: str, tokens: Sequence[str]
+) -> sa.ColumnElement[bool]:
+    """Return the condition on artifact_search that all tokens occur; the tenant is part of the match."""
+    if connection.dialect_name == "sqlite":
+        words = sqlite_tokens(tenant_id, " ".join(tokens)).split(" ")
+        expression = " AND ".join(f'"{word}"' for word in words)
+        found = sa.select(artifact_search_fts.c.rowid).where(
+            sa.literal_column("artifact_search_fts").op("MATCH")(expression)
+        )
+        return _S.search_no.in_(found)
+    lexemes = [tenant_lexeme(tenant_id), *tokens]
+    query = " & ".join("'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'" for lexeme in lexemes)
+    return _S.tokens.op("@@", is_comparison=True)(sa.cast(query, postgresql.TSQUERY))

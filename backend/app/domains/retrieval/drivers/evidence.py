@@ -1,0 +1,97 @@
+"""Retrieval L6: evidence rows and the documents they cite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.db.connection import DriverConnection, Row
+from app.db.dialect import bytewise
+from app.domains.retrieval.tables import retrieval_evidence, retrieval_evidence_documents
+
+_COLUMNS = tuple(
+    column for column in retrieval_evidence.columns if column.name not in ("tenant_id", "fact_id", "span_id")
+)
+
+
+def insert_evidence(connection: DriverConnection, row: Mapping[str, Any], *, tenant_id: str) -> None:
+    """Insert one evidence row."""
+    connection.execute(retrieval_evidence.insert().values(**{**row, "tenant_id": tenant_id}))
+
+
+def insert_documents(
+    connection: DriverConnection, rows: Sequence[Mapping[str, Any]], *, tenant_id: str
+) -> None:
+    """Insert the cited documents of one evidence row in one statement."""
+    connection.execute(
+        retrieval_evidence_documents.insert(), [{**row, "tenant_id": tenant_id} for row in rows]
+    )
+
+
+def get_evidence(connection: DriverConnection, *, tenant_id: str, evidence_id: str) -> Row | None:
+    """Return one evidence row."""
+    statement = sa.select(*_COLUMNS).where(
+        retrieval_evidence.c.tenant_id == tenant_id, retrieval_evidence.c.evidence_id == evidence_id
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def list_evidence(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    equal: Mapping[str, Any],
+    since: datetime | None,
+    until: datetime | None,
+    before: str | None,
+    limit: int,
+) -> Sequence[Row]:
+    """Return evidence newest first by evidence_id (ids sort by time), within [since, until)."""
+    evidence_id = bytewise(connection, retrieval_evidence.c.evidence_id)
+    statement = (
+        sa.select(*_COLUMNS)
+        .where(retrieval_evidence.c.tenant_id == tenant_id)
+        .order_by(evidence_id.desc())
+        .limit(limit)
+    )
+    for name, value in equal.items():
+        statement = statement.where(retrieval_evidence.c[name] == value)
+    if since is not None:
+        statement = statement.where(retrieval_evidence.c.requested_at >= since)
+    if until is not None:
+        statement = statement.where(retrieval_evidence.c.requested_at < until)
+    if before is not None:
+        statement = statement.where(evidence_id < before)
+    return connection.execute(statement).mappings().all()
+
+
+def list_readers(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, run_ids: Sequence[str], limit: int
+) -> Sequence[str]:
+    """Return which of these runs were given knowledge of the plane."""
+    statement = (
+        sa.select(retrieval_evidence.c.run_id)
+        .where(
+            retrieval_evidence.c.tenant_id == tenant_id,
+            retrieval_evidence.c.plane_id == plane_id,
+            retrieval_evidence.c.outcome == "ALLOWED",
+            retrieval_evidence.c.run_id.in_(run_ids),
+        )
+        .distinct()
+        .order_by(retrieval_evidence.c.run_id)
+        .limit(limit)
+    )
+    return connection.scalars(statement).all()
+
+
+def count_evidence(connection: DriverConnection, *, tenant_id: str, run_id: str) -> int:
+    """Return how many accesses a run attempted."""
+    statement = (
+        sa.select(sa.func.count())
+        .select_from(retrieval_evidence)
+        .where(retrieval_evidence.c.tenant_id == tenant_id, retrieval_evidence.c.run_id == run_id)
+    )
+    return int(connection.scalars(statement).one())

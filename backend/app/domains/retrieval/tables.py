@@ -1,0 +1,99 @@
+"""Retrieval: tables of evidence and of the documents that it cites."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from app.db.governed import exempt, govern
+from app.db.metadata import (
+    enum_check,
+    fact_id_column,
+    fact_id_constraints,
+    protected_columns,
+    tenant_ref,
+    tenant_table,
+)
+from app.db.types import BigInt, CanonicalText, Flag, Timestamp
+from app.domains.retrieval.models import Outcome, Reason
+
+retrieval_evidence = tenant_table(
+    "retrieval_evidence",
+    sa.Column("evidence_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer),
+    sa.Column("plane_id", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("purpose", sa.Text),
+    sa.Column("step_index", sa.Integer),
+    sa.Column("actor_id", sa.Text, nullable=False),
+    sa.Column("request_id", sa.Text),
+    sa.Column("trace_id", sa.Text),
+    sa.Column("span_id", sa.Text),
+    sa.Column("outcome", sa.Text, nullable=False),
+    sa.Column("reason_code", sa.Text, nullable=False),
+    sa.Column("revoked_in_flight", Flag, nullable=False),
+    sa.Column("connector_id", sa.Text),
+    sa.Column("plane_state_value", sa.Integer),
+    sa.Column("plane_version", BigInt),
+    sa.Column("config_digest", sa.Text),
+    sa.Column("sensitivity_level", sa.Text),
+    sa.Column("policy_snapshot_id", sa.Text),
+    sa.Column("policy_snapshot_hash", sa.Text),
+    sa.Column("matched_rules", CanonicalText, nullable=False),
+    sa.Column("query_hash", sa.Text, nullable=False),
+    sa.Column("query", CanonicalText),
+    sa.Column("documents", CanonicalText, nullable=False),
+    sa.Column("doc_count", sa.Integer, nullable=False),
+    sa.Column("token_count", sa.Integer, nullable=False),
+    sa.Column("bytes_returned", BigInt, nullable=False),
+    sa.Column("truncated", Flag, nullable=False),
+    sa.Column("requested_at", Timestamp, nullable=False),
+    sa.Column("completed_at", Timestamp, nullable=False),
+    sa.Column("duration_ms", sa.Integer, nullable=False),
+    sa.Column("created_at", Timestamp, nullable=False),
+    fact_id_column(),
+    *protected_columns(),
+    *fact_id_constraints("retrieval_evidence"),
+    enum_check("outcome", Outcome),
+    enum_check("reason_code", Reason),
+    enum_check("action", ("query", "retrieve", "search", "list")),
+    sa.CheckConstraint("(outcome = 'ALLOWED') = (reason_code = 'OK')", name="allowed_is_ok"),
+    sa.CheckConstraint(
+        "outcome <> 'ALLOWED' OR (plane_state_value = 200 AND attempt IS NOT NULL"
+        " AND connector_id IS NOT NULL AND policy_snapshot_id IS NOT NULL)",
+        name="allowed_is_complete",
+    ),
+    sa.CheckConstraint(
+        "outcome = 'ALLOWED' OR (documents = '[]' AND doc_count = 0 AND token_count = 0 AND bytes_returned = 0)",
+        name="refused_is_empty",
+    ),
+    sa.CheckConstraint("length(query_hash) = 64", name="query_hash"),
+    sa.CheckConstraint("completed_at >= requested_at", name="times"),
+    sa.Index("ix_retrieval_evidence_run", "tenant_id", "run_id", "evidence_id"),
+    sa.Index("ix_retrieval_evidence_plane", "tenant_id", "plane_id", "evidence_id"),
+    sa.Index("ix_retrieval_evidence_query", "tenant_id", "query_hash", "evidence_id"),
+    primary_key=("evidence_id",),
+)
+retrieval_evidence_documents = tenant_table(
+    "retrieval_evidence_documents",
+    sa.Column("evidence_id", sa.Text, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("doc_ref", sa.Text, nullable=False),
+    sa.Column("revision", sa.Integer),
+    sa.Column("digest", sa.Text, nullable=False),
+    tenant_ref(
+        "evidence_id", "retrieval_evidence.evidence_id", name="fk_retrieval_evidence_documents_evidence_id"
+    ),
+    sa.Index("ix_retrieval_evidence_documents_ref", "tenant_id", "doc_ref", "revision", "evidence_id"),
+    sa.Index("ix_retrieval_evidence_documents_digest", "tenant_id", "digest", "evidence_id"),
+    primary_key=("evidence_id", "position"),
+)
+
+govern(
+    retrieval_evidence,
+    "APPEND",
+    types=("retrieval.evidence",),
+    protected=("query",),
+    json_columns=("matched_rules", "documents"),
+)
+exempt(retrieval_evidence_documents, "derived from retrieval_evidence.documents, recounted from it")

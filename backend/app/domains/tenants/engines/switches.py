@@ -1,0 +1,36 @@
+"""Tenants L5: the system's kill switch and degraded mode, two independent flags."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from app.db.connection import DriverConnection, Row
+from app.domains.tenants.drivers import switches as driver
+from app.domains.tenants.models import SwitchesView
+
+Switch = Literal["kill", "degraded"]
+_FLAG = {"kill": "kill_engaged", "degraded": "degraded"}
+
+
+def read(connection: DriverConnection) -> Row:
+    """Return both switches."""
+    return driver.get_switches(connection)
+
+
+def set_switch(
+    connection: DriverConnection, switch: Switch, *, engaged: bool, now: datetime, by: str, reason: str
+) -> bool:
+    """Set one switch; return False when it stood that way already."""
+    values = {
+        _FLAG[switch]: engaged,
+        f"{switch}_at": now if engaged else None,
+        f"{switch}_by": by if engaged else None,
+        f"{switch}_reason": reason if engaged else None,
+    }
+    return driver.set_switch(connection, values, flag=_FLAG[switch], engaged=engaged)
+
+
+def view(row: Row) -> SwitchesView:
+    """Return the view of the system's row."""
+    return SwitchesView.model_validate({name: row[name] for name in SwitchesView.model_fields})

@@ -1,0 +1,93 @@
+"""Traces L6: rows of traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.db.connection import DriverConnection
+from app.domains.traces.tables import aos_traces
+
+_ALL = tuple(aos_traces.c)
+
+
+def insert_trace(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
+    """Insert the trace of an attempt that begins."""
+    connection.execute(aos_traces.insert().values({**row, "tenant_id": tenant_id}))
+
+
+def get_trace(
+    connection: DriverConnection, *, tenant_id: str, run_id: str, attempt: int
+) -> Mapping[str, Any] | None:
+    """Return the whole row of an attempt's trace."""
+    statement = sa.select(*_ALL).where(
+        aos_traces.c.tenant_id == tenant_id, aos_traces.c.run_id == run_id, aos_traces.c.attempt == attempt
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def lock_trace(
+    connection: DriverConnection, *, tenant_id: str, run_id: str, attempt: int
+) -> Mapping[str, Any] | None:
+    """Return the whole row of an attempt's trace and hold it; its run's lock comes first."""
+    statement = (
+        sa.select(*_ALL)
+        .where(
+            aos_traces.c.tenant_id == tenant_id,
+            aos_traces.c.run_id == run_id,
+            aos_traces.c.attempt == attempt,
+        )
+        .with_for_update(key_share=True)
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def list_traces(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Sequence[Mapping[str, Any]]:
+    """Return the whole rows of a run's traces, by attempt."""
+    statement = (
+        sa.select(*_ALL)
+        .where(aos_traces.c.tenant_id == tenant_id, aos_traces.c.run_id == run_id)
+        .order_by(aos_traces.c.attempt)
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def list_attempts(
+    connection: DriverConnection, *, tenant_id: str, run_id: str, after: int, limit: int
+) -> Sequence[Mapping[str, Any]]:
+    """Return the whole rows of a run's traces beyond attempt `after`, by attempt."""
+    statement = (
+        sa.select(*_ALL)
+        .where(
+            aos_traces.c.tenant_id == tenant_id, aos_traces.c.run_id == run_id, aos_traces.c.attempt > after
+        )
+        .order_by(aos_traces.c.attempt)
+        .limit(limit)
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def set_trace(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    trace_id: str,
+    expected_step_count: int,
+    values: Mapping[str, Any],
+    now: datetime,
+) -> bool:
+    """Change an open trace whose chain still has this length; return False when it moved on."""
+    statement = (
+        sa.update(aos_traces)
+        .where(
+            aos_traces.c.tenant_id == tenant_id,
+            aos_traces.c.trace_id == trace_id,
+            aos_traces.c.status == "OPEN",
+            aos_traces.c.step_count == expected_step_count,
+        )
+        .values({**values, "updated_at": now, "version": aos_traces.c.version + 1})
+    )
+    return connection.execute(statement).rowcount == 1

@@ -1,0 +1,94 @@
+"""Spine: gather the facts that the gates of the plane lifecycle judge, from every slice that has some."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.domains.knowledge.engines import approvals, bindings, gates, planes
+from app.domains.knowledge.engines.bindings import RuleFacts
+from app.domains.knowledge.engines.gates import DeactivationFacts, GateResult, PurgeFacts
+from app.domains.knowledge.engines.planes import PlaneRow
+from app.domains.knowledge.models import JobType, KnowledgePlaneLifecycleState
+from app.domains.policies.engines import rules
+from app.hoc_spine.operation_context import OperationContext
+
+State = KnowledgePlaneLifecycleState
+_EVIDENCE = "app.domains.retrieval.engines.evidence"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A gate's result, and the consent that it let pass with."""
+
+    gate: GateResult
+    approval_id: str | None = None
+
+
+def judge_gate(ctx: OperationContext, plane: PlaneRow, to_state: State, *, force: bool) -> Judged | None:
+    """Return the judgement of the gate on this edge, None where there is none."""
+    if to_state is State.ACTIVE:
+        return Judged(_activation(ctx, plane))
+    if to_state is State.DEACTIVATED:
+        return Judged(_deactivation(ctx, plane, force=force))
+    if to_state is State.PURGED:
+        return _purge(ctx, plane)
+    return None
+
+
+def bound_rules(ctx: OperationContext, plane_id: str) -> list[RuleFacts]:
+    """Return what the rules bound to a plane say now."""
+    rule_ids = bindings.list_policy_ids(ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane_id)
+    found = rules.list_facts(ctx.connection, tenant_id=ctx.tenant_id, rule_ids=rule_ids)
+    return [RuleFacts(rule.rule_id, rule.kind, rule.status, rule.effect) for rule in found]
+
+
+def running_readers(ctx: OperationContext, plane_id: str) -> Sequence[str]:
+    """Return the running runs, at most 20, that were given knowledge of this plane."""
+    # Without the retrieval slice nothing is read, so there is no reader. TODO retrieval: an explicit import.
+    if importlib.util.find_spec(_EVIDENCE) is None:
+        return ()
+    readers: Sequence[str] = importlib.import_module(_EVIDENCE).list_running_runs_with_evidence(
+        ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane_id, limit=gates.SHOWN_IDS
+    )
+    return readers
+
+
+def _activation(ctx: OperationContext, plane: PlaneRow) -> GateResult:
+    return gates.decide_activation(
+        active_allow_rules=bindings.count_allowing(bound_rules(ctx, plane["plane_id"])),
+        may_bind=planes.state_of(plane).allows_policy_binding,
+    )
+
+
+def _deactivation(ctx: OperationContext, plane: PlaneRow, *, force: bool) -> GateResult:
+    plane_id = plane["plane_id"]
+    readers = running_readers(ctx, plane_id)
+    facts = DeactivationFacts(
+        live_policy_ids=bindings.list_policy_ids(ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane_id),
+        grace_until=plane["grace_until"],
+        running_run_ids=readers,
+        running_run_count=len(readers),
+    )
+    return gates.decide_deactivation(facts, now=ctx.now, force=force)
+
+
+def _purge(ctx: OperationContext, plane: PlaneRow) -> Judged:
+    consents = approvals.list_open(
+        ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane["plane_id"], now=ctx.now
+    )
+    facts = PurgeFacts(
+        # No hold can be placed yet, so none covers the plane.
+        hold_ids=(),
+        archive_status=planes.get_visit_job_status(
+            ctx.connection, tenant_id=ctx.tenant_id, plane=plane, job_type=JobType.ARCHIVE_DATA
+        ),
+        retention_until=plane["retention_until"],
+        approvals=consents,
+    )
+    actor_id, alone = ctx.actor.id, ctx.standing.allow_self_approval
+    gate = gates.decide_purge(facts, now=ctx.now, actor_id=actor_id, allow_self_approval=alone)
+    consent = gates.find_approval(consents, now=ctx.now, actor_id=actor_id, allow_self_approval=alone)
+    return Judged(gate, None if consent is None else consent.approval_id)

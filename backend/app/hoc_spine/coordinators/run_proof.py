@@ -1,0 +1,183 @@
+"""Spine: the proof of a run from its traces, steps and facts; pure, facts in, a result out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field
+
+from app.domains.logs.engines.completeness import FactsVerdict, check_facts
+from app.domains.traces.engines.verification import TraceVerdict, summarise, verify_traces
+from app.kernel.canonical_json import loads
+from app.kernel.inputs import Identifier, Input, Output, OutputTime
+
+Row = Mapping[str, Any]
+
+
+class ProofInput(Input):
+    run_id: Identifier
+    include_payloads: bool = False
+    steps_limit: int = Field(1000, ge=0, le=5000)
+
+
+class Integrity(Output):
+    model: str
+    root_hash: str | None
+    chain_length: int
+    verification_status: Literal["VERIFIED", "FAILED", "UNSUPPORTED"]
+    failure_reason: str | None
+    failure_code: str | None
+    failed_trace_id: str | None
+    failed_step_index: int | None
+    legacy_digest: str
+
+
+class ProofTrace(Output):
+    trace_id: str
+    run_id: str
+    attempt: int
+    status: str
+    outcome: str | None
+    step_count: int
+    started_at: OutputTime
+    completed_at: OutputTime | None
+    root_hash: str | None
+
+
+class ProofStep(Output):
+    step_index: int
+    skill_name: str
+    status: str
+    duration_ms: float
+    cost_cents: float
+    trace_id: str
+
+
+class RawLog(Output):
+    """A step's values; null once erased."""
+
+    trace_id: str
+    step_index: int
+    state: Literal["INTACT", "ERASED"]
+    params: Any
+    outcome_data: Any
+
+
+class FactsReport(Output):
+    status: Literal["COMPLETE", "OPEN", "INCOMPLETE"]
+    expected: int
+    found: int
+    late: int
+
+
+class ValuesReport(Output):
+    intact: int
+    erased: int
+    tampered: int
+
+
+class LogReport(Output):
+    """How far the tenant's log covers the facts; UNSIGNED while no checkpoint is signed."""
+
+    status: Literal["INCLUDED", "PENDING", "FAILED", "UNSIGNED"]
+    origin: str | None
+    size: int
+    root: str | None
+
+
+class RunProof(Output):
+    run_id: str
+    verified_at: OutputTime
+    integrity: Integrity
+    aos_traces: list[ProofTrace]
+    aos_trace_steps: list[ProofStep]
+    steps_truncated: bool
+    raw_logs: list[RawLog] | None
+    facts: FactsReport
+    values: ValuesReport
+    log: LogReport
+
+
+def prove_run(
+    query: ProofInput,
+    *,
+    traces: Sequence[Row],
+    steps: Sequence[Row],
+    leaves: Sequence[Row],
+    counter: Row | None,
+    now: datetime,
+) -> RunProof:
+    """Verify all steps and facts, whatever is listed, and say VERIFIED, FAILED or UNSUPPORTED with why."""
+    verdicts = verify_traces(traces, steps, leaves)
+    facts = check_facts(leaves, counter)
+    listed = steps[: query.steps_limit]
+    return RunProof(
+        run_id=query.run_id,
+        verified_at=now,
+        integrity=_integrity(query.run_id, verdicts, steps, facts),
+        aos_traces=[ProofTrace.model_validate({n: t[n] for n in ProofTrace.model_fields}) for t in traces],
+        aos_trace_steps=[_step(step) for step in listed],
+        steps_truncated=len(steps) > len(listed),
+        raw_logs=[_raw(step) for step in listed] if query.include_payloads else None,
+        facts=FactsReport(status=facts.status, expected=facts.expected, found=facts.found, late=facts.late),
+        values=_values(verdicts),
+        log=LogReport(
+            status="FAILED" if facts.code == "LOG_MISMATCH" else "UNSIGNED", origin=None, size=0, root=None
+        ),
+    )
+
+
+def _integrity(
+    run_id: str, verdicts: Sequence[TraceVerdict], steps: Sequence[Row], facts: FactsVerdict
+) -> Integrity:
+    found = summarise(run_id, verdicts, steps)
+    if facts.code is not None and found["verification_status"] != "FAILED":
+        # FAILED beats UNSUPPORTED beats VERIFIED: a run whose facts are incomplete is not verified.
+        found |= {
+            "verification_status": "FAILED",
+            "root_hash": None,
+            "failure_reason": facts.code,
+            "failure_code": facts.code,
+        }
+    return Integrity.model_validate(found)
+
+
+def _step(step: Row) -> ProofStep:
+    return ProofStep(
+        step_index=step["step_index"],
+        skill_name=step["skill_name"],
+        status=step["status"],
+        duration_ms=step["duration_us"] / 1000,
+        cost_cents=step["cost_micro"] / 10_000,
+        trace_id=step["trace_id"],
+    )
+
+
+def _raw(step: Row) -> RawLog:
+    return RawLog(
+        trace_id=step["trace_id"],
+        step_index=step["step_index"],
+        state="INTACT" if step["erased_fact_id"] is None else "ERASED",
+        params=_readable(step["params"]),
+        outcome_data=_readable(step["outcome_data"]),
+    )
+
+
+def _readable(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return loads(text)
+    except ValueError:
+        # Damaged text is shown as it stands; the verdict already says that it does not open.
+        return text
+
+
+def _values(verdicts: Sequence[TraceVerdict]) -> ValuesReport:
+    totals = {
+        name: sum(verdict.values.get(name, 0) for verdict in verdicts)
+        for name in ("intact", "erased", "tampered")
+    }
+    return ValuesReport(**totals)

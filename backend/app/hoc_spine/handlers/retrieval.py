@@ -1,0 +1,217 @@
+"""Spine L4: mediated retrieval and its evidence; no data before its evidence is committed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import Counter, Histogram
+
+from app.domains.retrieval.engines import evidence as engine
+from app.domains.retrieval.engines.access import MAX_PAYLOAD_BYTES, Attempt, check_unchanged
+from app.domains.retrieval.errors import (
+    access_refused,
+    evidence_not_recorded,
+    idempotency_not_supported,
+    payload_too_large,
+)
+from app.domains.retrieval.models import (
+    AccessInput,
+    AccessResult,
+    EvidencePath,
+    EvidenceView,
+    ExplainResult,
+    ListEvidence,
+    Outcome,
+    Reason,
+)
+from app.hoc_spine.coordinators import retrieval_access as coordinator
+from app.hoc_spine.operation_context import OperationContext, PrepareContext
+from app.hoc_spine.operation_registry import Operation, Refusal, Settlement
+from app.kernel.canonical_json import dumps
+from app.kernel.errors import HocError
+from app.kernel.pages import Page, decode_cursor, encode_cursor
+
+ATTEMPTS = Counter("hoc_retrieval_attempts", "Recorded access attempts", ["outcome", "reason"])
+SECONDS = Histogram("hoc_retrieval_seconds", "From asking to the end of reading")
+UNRECORDED = Counter("hoc_retrieval_unrecorded", "Accesses whose evidence could not be recorded")
+
+
+def prepare_access(ctx: PrepareContext, payload: AccessInput) -> Attempt:
+    """Judge and read, holding no write unit; refuse only what is no attempt at all."""
+    if ctx.request.idempotency_key is not None:
+        raise idempotency_not_supported()
+    size = len(dumps(payload.payload).encode())
+    if size > MAX_PAYLOAD_BYTES:
+        raise payload_too_large(size, MAX_PAYLOAD_BYTES)
+    with ctx.read_unit() as connection:
+        attempt = coordinator.open_attempt(
+            connection, payload, services=ctx.services, tenant_id=ctx.tenant_id
+        )
+        connector = coordinator.judge(
+            connection, attempt, payload, services=ctx.services, request=ctx.request
+        )
+        if connector is not None and connector.reads_database:
+            coordinator.execute(connection, connector, attempt, payload, tenant_id=ctx.tenant_id)
+    if connector is not None and not connector.reads_database:
+        coordinator.execute(None, connector, attempt, payload, tenant_id=ctx.tenant_id)
+    return attempt
+
+
+def access(ctx: OperationContext, payload: AccessInput) -> AccessResult | Refusal:
+    """Re-check what the judgement relied on, record exactly one evidence row, then answer."""
+    attempt: Attempt = ctx.prepared
+    _recheck(ctx, attempt, payload)
+    row = engine.build(
+        attempt,
+        payload,
+        actor_id=ctx.actor.id,
+        request_id=ctx.request.request_id,
+        trace_id=ctx.request.trace_id,
+        span_id=ctx.request.span_id,
+        completed_at=ctx.services.clock.now(),
+    )
+    kept = dumps(payload.payload) if attempt.plane_config.get("log_queries") else None
+    row |= ctx.protect({"query": kept})
+    row["fact_id"] = ctx.facts.add(
+        "retrieval.evidence",
+        row,
+        run_id=payload.run_id,
+        attempt=row["attempt"],
+        live_only=attempt.outcome is Outcome.ALLOWED,
+    )
+    engine.insert(ctx.connection, row, attempt.citations, tenant_id=ctx.tenant_id)
+    ctx.after_commit(lambda: _count(attempt, row))
+    if attempt.outcome is not Outcome.ALLOWED:
+        return Refusal(access_refused(attempt.outcome, attempt.reason, evidence_id=attempt.evidence_id))
+    return _result(attempt, payload)
+
+
+def _recheck(ctx: OperationContext, attempt: Attempt, payload: AccessInput) -> None:
+    if attempt.outcome is not Outcome.ALLOWED:
+        return
+    facts, _, _ = coordinator.load_live(ctx.connection, payload, ctx.standing, tenant_id=ctx.tenant_id)
+    reason = check_unchanged(attempt, facts)
+    if reason is None and facts.live_epoch != attempt.live_epoch:
+        reason = _recheck_revocation(ctx, attempt, facts.live_epoch)
+    if reason is not None:
+        attempt.revoked_in_flight = True
+        attempt.settle(Outcome.DENIED, reason)
+
+
+def _recheck_revocation(ctx: OperationContext, attempt: Attempt, live_epoch: int) -> Reason | None:
+    revoked = ctx.services.caches["revoked_rules"].get(
+        ctx.connection, tenant_id=ctx.tenant_id, live_epoch=live_epoch
+    )
+    allowing = [rule["rule_id"] for rule in attempt.matched_rules if rule["effect"] == "ALLOW"]
+    return Reason.POLICY_REVOKED if revoked.issuperset(allowing) else None
+
+
+def _count(attempt: Attempt, row: dict[str, Any]) -> None:
+    ATTEMPTS.labels(attempt.outcome.value, attempt.reason.value).inc()
+    SECONDS.observe(row["duration_ms"] / 1000)
+
+
+def _result(attempt: Attempt, payload: AccessInput) -> AccessResult:
+    run, plane = attempt.run or {}, attempt.plane or {}
+    return AccessResult.model_validate(
+        {
+            "evidence_id": attempt.evidence_id,
+            "run_id": payload.run_id,
+            "attempt": run["attempt"],
+            "plane_id": payload.plane_id,
+            "connector_id": plane["connector_id"],
+            "policy_snapshot_id": run["policy_snapshot_id"],
+            "matched_rules": attempt.matched_rules,
+            "query_hash": attempt.query_hash,
+            "tokens_consumed": attempt.token_count,
+            "truncated": attempt.truncated,
+            "timestamp": attempt.requested_at,
+            "data": attempt.answer,
+        }
+    )
+
+
+def _is_recorded(ctx: PrepareContext, attempt: Attempt) -> bool:
+    with ctx.read_unit() as connection:
+        return engine.is_recorded(connection, tenant_id=ctx.tenant_id, evidence_id=attempt.evidence_id)
+
+
+def _unrecorded() -> HocError:
+    UNRECORDED.inc()
+    return evidence_not_recorded()
+
+
+def explain(ctx: OperationContext, payload: AccessInput) -> ExplainResult:
+    """Judge an access without reading or recording anything."""
+    attempt = coordinator.open_attempt(
+        ctx.connection, payload, services=ctx.services, tenant_id=ctx.tenant_id
+    )
+    coordinator.judge(ctx.connection, attempt, payload, services=ctx.services, request=ctx.request)
+    run = attempt.run or {}
+    return ExplainResult.model_validate(
+        {
+            "allowed": attempt.outcome is Outcome.ALLOWED,
+            "reason_code": attempt.reason,
+            "policy_snapshot_id": run.get("policy_snapshot_id"),
+            "matched_rules": attempt.matched_rules,
+            "max_documents": attempt.max_documents,
+            "max_tokens": attempt.max_tokens,
+            "max_response_bytes": attempt.max_response_bytes,
+        }
+    )
+
+
+def list_evidence(ctx: OperationContext, payload: ListEvidence) -> Page[EvidenceView]:
+    """Return evidence newest first."""
+    filters = payload.model_dump_json(exclude={"limit", "cursor"})
+    binding = f"{ctx.tenant_id}:retrieval.evidence.list:{filters}"
+    before = decode_cursor(payload.cursor, binding)[0] if payload.cursor else None
+    found = engine.list_page(
+        ctx.connection, payload, tenant_id=ctx.tenant_id, before=before, limit=payload.limit + 1
+    )
+    shown = found[: payload.limit]
+    more = encode_cursor(binding, [shown[-1].evidence_id]) if len(found) > payload.limit else None
+    return Page(items=shown, next_cursor=more)
+
+
+def get_evidence(ctx: OperationContext, payload: EvidencePath) -> EvidenceView:
+    """Return one evidence row; refuse EVIDENCE_NOT_FOUND."""
+    return engine.get(ctx.connection, tenant_id=ctx.tenant_id, evidence_id=payload.evidence_id)
+
+
+OPERATIONS = (
+    Operation(
+        "retrieval.access",
+        "retrieval",
+        "write",
+        "retrieval:write",
+        AccessInput,
+        AccessResult,
+        access,
+        prepare=prepare_access,
+        authority="recorded",
+        settlement=Settlement(_is_recorded, _unrecorded),
+        no_audit="the evidence row is the record of the attempt",
+    ),
+    Operation(
+        "retrieval.explain", "retrieval", "read", "retrieval:write", AccessInput, ExplainResult, explain
+    ),
+    Operation(
+        "retrieval.evidence.list",
+        "retrieval",
+        "read",
+        "retrieval:read",
+        ListEvidence,
+        Page[EvidenceView],
+        list_evidence,
+    ),
+    Operation(
+        "retrieval.evidence.get",
+        "retrieval",
+        "read",
+        "retrieval:read",
+        EvidencePath,
+        EvidenceView,
+        get_evidence,
+    ),
+)

@@ -1,0 +1,228 @@
+"""Spine: operations that end an attempt or a run: retry, complete, halt, cancel, expire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.domains.activity.engines import evaluation as evaluations
+from app.domains.activity.engines import runs
+from app.domains.activity.errors import run_terminal
+from app.domains.activity.models import (
+    CompletedRun,
+    CompleteRun,
+    Ending,
+    EvaluationView,
+    ExpiredRuns,
+    ExpireRuns,
+    RetriedRun,
+    RetryRun,
+    RunStatus,
+    StopRun,
+    TerminationReason,
+)
+from app.domains.traces.engines import chain, traces
+from app.hoc_spine.coordinators.run_completion import end_attempt, end_run, protect_message
+from app.hoc_spine.operation_context import OperationContext
+from app.hoc_spine.operation_registry import Operation
+
+Row = Mapping[str, Any]
+_IS_FACT = "the ending is a governed fact itself (run.completed)"
+
+
+def retry_run(ctx: OperationContext, command: RetryRun) -> RetriedRun:
+    """End the current attempt as failed and open the next under the same snapshot.
+
+    Refuses RUN_NOT_RUNNING, ATTEMPT_MISMATCH and MAX_ATTEMPTS_REACHED; a retry from the attempt before the
+    current one was done before and changes nothing.
+    """
+    run = runs.lock_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=command.run_id)
+    if not runs.decide_retry(run, command.from_attempt):
+        return _retried(run, replayed=True)
+    trace = traces.lock_trace(
+        ctx.connection, tenant_id=ctx.tenant_id, run_id=run["run_id"], attempt=run["attempt"]
+    )
+    end_attempt(ctx, run, trace, status=RunStatus.FAILED)
+    # The row has one place for what went wrong: the reason stands in when there is no message.
+    message = command.error_message or command.reason
+    values = runs.attempt_values(
+        run, error_code=command.error_code, protected=protect_message(ctx, run, message), now=ctx.now
+    )
+    retried = runs.set_run(ctx.connection, tenant_id=ctx.tenant_id, run=run, values=values)
+    opened = traces.open_trace(
+        ctx.connection,
+        tenant_id=ctx.tenant_id,
+        run_id=run["run_id"],
+        attempt=retried["attempt"],
+        policy_snapshot_id=run["policy_snapshot_id"],
+        plan_hash=trace["plan_hash"],
+        seed=trace["seed"],
+        now=ctx.now,
+    )
+    ctx.facts.add(
+        "run.attempt",
+        retried,
+        run_id=run["run_id"],
+        attempt=retried["attempt"],
+        extra={"trace": traces.genesis_claim(opened)},
+    )
+    return _retried(retried, replayed=False)
+
+
+def complete_run(ctx: OperationContext, command: CompleteRun) -> CompletedRun:
+    """End a run as the caller says; refuse INVALID_TERMINATION, RUN_TERMINAL, STEP_COUNT_MISMATCH."""
+    status = RunStatus(command.status)
+    ending = Ending(
+        status=status,
+        termination_reason=evaluations.settle_termination(status, command.termination_reason),
+        error_code=command.error_code,
+        error_message=command.error_message,
+    )
+    content = command.model_dump(mode="json") | {"termination_reason": ending.termination_reason.value}
+    return _end(
+        ctx, command.run_id, ending, kind="complete", content=content, expected_steps=command.expected_steps
+    )
+
+
+def halt_run(ctx: OperationContext, command: StopRun) -> CompletedRun:
+    """Halt a run by its caller's decision, which the ledger records; refuse RUN_TERMINAL."""
+    ending = Ending(RunStatus.HALTED, TerminationReason.USER_ABORT)
+    return _end(
+        ctx,
+        command.run_id,
+        ending,
+        kind="halt",
+        content=command.model_dump(mode="json"),
+        reason=command.reason,
+    )
+
+
+def cancel_run(ctx: OperationContext, command: StopRun) -> CompletedRun:
+    """Cancel a run by its caller's decision, which the ledger records; refuse RUN_TERMINAL."""
+    ending = Ending(RunStatus.CANCELLED, TerminationReason.USER_ABORT)
+    return _end(
+        ctx,
+        command.run_id,
+        ending,
+        kind="cancel",
+        content=command.model_dump(mode="json"),
+        reason=command.reason,
+    )
+
+
+def expire_runs(ctx: OperationContext, command: ExpireRuns) -> ExpiredRuns:
+    """End the tenant's runs past their deadline as failed by timeout; those that others hold wait."""
+    due = runs.lock_due(ctx.connection, tenant_id=ctx.tenant_id, now=ctx.now, limit=command.limit)
+    ending = Ending(RunStatus.FAILED, TerminationReason.TIMEOUT, error_code="EXECUTION_TIMEOUT")
+    for run in due:
+        trace = traces.lock_trace(
+            ctx.connection, tenant_id=ctx.tenant_id, run_id=run["run_id"], attempt=run["attempt"]
+        )
+        digest = runs.end_digest("expire", {"run_id": run["run_id"]}, ctx.digest_key())
+        end_run(ctx, run, trace, ending, digest=digest)
+    return ExpiredRuns(expired=[run["run_id"] for run in due], more=len(due) == command.limit)
+
+
+def _end(
+    ctx: OperationContext,
+    run_id: str,
+    ending: Ending,
+    *,
+    kind: str,
+    content: Mapping[str, Any],
+    expected_steps: int | None = None,
+    reason: str | None = None,
+) -> CompletedRun:
+    digest = runs.end_digest(kind, content, ctx.digest_key())
+    run = runs.lock_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id)
+    trace = traces.lock_trace(ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id, attempt=run["attempt"])
+    if run["status"] != RunStatus.RUNNING:
+        if run["complete_digest"] != digest:
+            raise run_terminal(run_id, run["status"])
+        known = evaluations.get_evaluation(
+            ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id, attempt=run["attempt"]
+        )
+        if known is None:
+            raise LookupError(f"the ended attempt {run['attempt']} of run {run_id} has no evaluation")
+        return _completed(run, trace, known, replayed=True)
+    runs.check_step_count(expected_steps, trace["step_count"])
+    ended = end_run(ctx, run, trace, ending, digest=digest, reason=reason)
+    return _completed(ended.run, ended.attempt.trace, ended.attempt.evaluation, replayed=False)
+
+
+def _completed(run: Row, trace: Row, evaluation: EvaluationView, *, replayed: bool) -> CompletedRun:
+    return CompletedRun(
+        **runs.view_members(run),
+        trace_id=trace["trace_id"],
+        root_hash=trace["root_hash"],
+        step_count=trace["step_count"],
+        evaluation=evaluation,
+        lessons=[],
+        replayed=replayed,
+    )
+
+
+def _retried(run: Row, *, replayed: bool) -> RetriedRun:
+    return RetriedRun(
+        **runs.view_members(run),
+        trace_id=chain.trace_id_of(run["run_id"], run["attempt"]),
+        replayed=replayed,
+    )
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        name="runs.retry",
+        owner="activity",
+        mode="write",
+        scope="runs:write",
+        input=RetryRun,
+        output=RetriedRun,
+        handler=retry_run,
+        gate="guarded",
+        no_audit="the attempt is a governed fact itself (run.attempt)",
+    ),
+    Operation(
+        name="runs.complete",
+        owner="activity",
+        mode="write",
+        scope="runs:write",
+        input=CompleteRun,
+        output=CompletedRun,
+        handler=complete_run,
+        gate="fact",
+        no_audit=_IS_FACT,
+    ),
+    Operation(
+        name="runs.halt",
+        owner="activity",
+        mode="write",
+        scope="runs:write",
+        input=StopRun,
+        output=CompletedRun,
+        handler=halt_run,
+        gate="fact",
+    ),
+    Operation(
+        name="runs.cancel",
+        owner="activity",
+        mode="write",
+        scope="runs:write",
+        input=StopRun,
+        output=CompletedRun,
+        handler=cancel_run,
+        gate="fact",
+    ),
+    Operation(
+        name="runs.expire",
+        owner="activity",
+        mode="write",
+        scope=None,
+        door="worker",
+        input=ExpireRuns,
+        output=ExpiredRuns,
+        handler=expire_runs,
+        gate="fact",
+        no_audit=_IS_FACT,
+    ),
+)

@@ -1,0 +1,254 @@
+"""Spine: operations that start runs and show them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import datetime, time, timedelta
+from typing import Any
+
+from app.domains.activity.engines import evaluation as evaluations
+from app.domains.activity.engines import runs
+from app.domains.activity.engines.attribution import check_attribution
+from app.domains.activity.errors import quota_exceeded, run_validation_failure
+from app.domains.activity.models import (
+    AttemptView,
+    Attribution,
+    EvaluationView,
+    ListAttempts,
+    ListRuns,
+    RunKey,
+    RunRef,
+    RunView,
+    StartedRun,
+    StartRun,
+)
+from app.domains.knowledge.engines import bindings
+from app.domains.policies.engines import snapshots
+from app.domains.policies.engines.snapshot_cache import ScopeKey, SnapshotCache
+from app.domains.tenants.engines import state as tenant_state
+from app.domains.traces.engines import chain, traces
+from app.hoc_spine.operation_context import OperationContext
+from app.hoc_spine.operation_registry import Operation
+from app.kernel.canonical_json import dumps
+from app.kernel.clock import format_time, parse_time
+from app.kernel.errors import ErrorKind, HocError
+from app.kernel.hashing import text_hash
+from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.redaction import redact_text
+
+Row = Mapping[str, Any]
+# A place in the concurrent runs comes free when some run ends; nobody knows when.
+CONCURRENT_RETRY_SECONDS = 30
+
+
+def start_run(ctx: OperationContext, command: StartRun) -> StartedRun:
+    """Start a run under the policy snapshot of this moment.
+
+    Refuses RUN_VALIDATION_FAILURE (rules R1-R5), RUN_EXISTS, REFERENCE_NOT_FOUND for the parent and
+    QUOTA_EXCEEDED; the same start again gives the same run.
+    """
+    broken = check_attribution(
+        Attribution(command.agent_id, command.origin_system_id, command.actor_type, command.actor_id)
+    )
+    if broken:
+        raise run_validation_failure([item.as_error() for item in broken])
+    digest = runs.start_digest(command, ctx.digest_key())
+    known = _find_start(ctx, command, digest)
+    if known is not None:
+        return _started(known, replayed=True)
+    slot = tenant_state.take_run(ctx.connection, tenant_id=ctx.tenant_id, plan=ctx.standing.plan, now=ctx.now)
+    if slot is None:
+        raise _quota_refusal(ctx)
+    row = runs.start_row(
+        command,
+        run_id=command.run_id or ctx.new_id("run"),
+        run_no=slot.run_no,
+        protected=ctx.protect({"goal": redact_text(command.goal)[0], "error_message": None}),
+        policy_snapshot_id=_snapshot_id(ctx, command, slot.policy_version),
+        authorization={"decision": "GRANTED", "rules_judged": 0, "warned": []},
+        digest=digest,
+        created_by_key=ctx.request.key_id or ctx.actor.id,
+        request_id=ctx.request.request_id,
+        traceparent=ctx.request.traceparent,
+        now=ctx.now,
+    )
+    if not runs.insert_run(ctx.connection, tenant_id=ctx.tenant_id, row=row):
+        # A racing start of the same id was faster; it has committed, for we held the tenant's state row.
+        tenant_state.return_run(ctx.connection, tenant_id=ctx.tenant_id)
+        known = _find_start(ctx, command, digest)
+        if known is None:
+            raise RuntimeError(f"run {row['run_id']} is neither insertable nor there")
+        return _started(known, replayed=True)
+    trace = traces.open_trace(
+        ctx.connection,
+        tenant_id=ctx.tenant_id,
+        run_id=row["run_id"],
+        attempt=1,
+        policy_snapshot_id=row["policy_snapshot_id"],
+        plan_hash=None if command.plan is None else text_hash(dumps(command.plan)),
+        seed=command.seed,
+        now=ctx.now,
+    )
+    ctx.facts.add(
+        "run.started",
+        row,
+        run_id=row["run_id"],
+        attempt=1,
+        extra={"trace": traces.genesis_claim(trace)},
+        starts_run=True,
+    )
+    return _started(row, replayed=False)
+
+
+def get_run(ctx: OperationContext, query: RunRef) -> RunView:
+    """Show one run; refuse RUN_NOT_FOUND."""
+    return runs.run_view(runs.require_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=query.run_id))
+
+
+def list_runs(ctx: OperationContext, query: ListRuns) -> Page[RunView]:
+    """List runs, newest first."""
+    filters = query.model_dump(mode="json", exclude={"limit", "cursor"})
+    binding = dumps([ctx.tenant_id, "runs.list", filters])
+    after = None if query.cursor is None else _run_key(decode_cursor(query.cursor, binding))
+    rows = runs.list_runs(ctx.connection, tenant_id=ctx.tenant_id, query=query, after=after)
+    shown = rows[: query.limit]
+    cursor = None
+    if len(rows) > query.limit:
+        cursor = encode_cursor(binding, [format_time(shown[-1]["started_at"]), shown[-1]["run_id"]])
+    return Page(items=[runs.run_view(row) for row in shown], next_cursor=cursor)
+
+
+def list_attempts(ctx: OperationContext, query: ListAttempts) -> Page[AttemptView]:
+    """List the attempts of a run with their evaluations, first attempt first; refuse RUN_NOT_FOUND."""
+    runs.require_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=query.run_id)
+    binding = dumps([ctx.tenant_id, "attempts.list", query.run_id])
+    after = 0 if query.cursor is None else _attempt_key(decode_cursor(query.cursor, binding))
+    rows = traces.list_attempts(
+        ctx.connection, tenant_id=ctx.tenant_id, run_id=query.run_id, after=after, limit=query.limit + 1
+    )
+    judged = {
+        view.attempt: view
+        for view in evaluations.list_evaluations(ctx.connection, tenant_id=ctx.tenant_id, run_id=query.run_id)
+    }
+    shown = rows[: query.limit]
+    cursor = encode_cursor(binding, [shown[-1]["attempt"]]) if len(rows) > query.limit else None
+    return Page(items=[_attempt_view(row, judged.get(row["attempt"])) for row in shown], next_cursor=cursor)
+
+
+def _find_start(ctx: OperationContext, command: StartRun, digest: str) -> Row | None:
+    return runs.find_start(
+        ctx.connection,
+        tenant_id=ctx.tenant_id,
+        run_id=command.run_id,
+        digest=digest,
+        parent_run_id=command.parent_run_id,
+    )
+
+
+def _snapshot_id(ctx: OperationContext, command: StartRun, policy_version: int) -> str:
+    """Return the snapshot that governs the run: known for this policy version and scope, else made now."""
+    cache: SnapshotCache = ctx.services.caches["snapshots"]
+    key = ScopeKey(ctx.tenant_id, policy_version, command.project_id, str(command.agent_id))
+    known = cache.for_scope(key)
+    if known is not None:
+        return known.snapshot_id
+    made = snapshots.ensure(
+        ctx.connection,
+        tenant_id=ctx.tenant_id,
+        project_id=command.project_id,
+        agent_id=str(command.agent_id),
+        bindings=bindings.list_live(ctx.connection, tenant_id=ctx.tenant_id),
+        facts=ctx.facts,
+        now=ctx.now,
+        programs=cache,
+    )
+    ctx.after_commit(lambda: cache.remember(key, made))
+    return made.snapshot_id
+
+
+def _quota_refusal(ctx: OperationContext) -> HocError:
+    quota = tenant_state.spent_quota(
+        ctx.connection, tenant_id=ctx.tenant_id, plan=ctx.standing.plan, now=ctx.now
+    )
+    if quota == "concurrent_runs":
+        return quota_exceeded(quota, retry_after=CONCURRENT_RETRY_SECONDS)
+    tomorrow = datetime.combine(ctx.now.date() + timedelta(days=1), time.min, tzinfo=ctx.now.tzinfo)
+    return quota_exceeded(quota, retry_after=math.ceil((tomorrow - ctx.now).total_seconds()))
+
+
+def _started(row: Row, *, replayed: bool) -> StartedRun:
+    return StartedRun(
+        **runs.view_members(row),
+        trace_id=chain.trace_id_of(row["run_id"], row["attempt"]),
+        warnings=[],
+        replayed=replayed,
+    )
+
+
+def _attempt_view(trace: Row, evaluation: EvaluationView | None) -> AttemptView:
+    plain = {name: trace[name] for name in AttemptView.model_fields if name != "evaluation"}
+    return AttemptView(**plain, evaluation=evaluation)
+
+
+def _run_key(key: list[Any]) -> RunKey:
+    try:
+        moment, run_id = key
+        return RunKey(parse_time(moment), str(run_id))
+    except (TypeError, ValueError) as error:
+        raise _invalid_cursor() from error
+
+
+def _attempt_key(key: list[Any]) -> int:
+    if len(key) != 1 or type(key[0]) is not int:
+        raise _invalid_cursor()
+    return int(key[0])
+
+
+def _invalid_cursor() -> HocError:
+    return HocError(
+        ErrorKind.MALFORMED, "INVALID_CURSOR", "The cursor does not belong to this list and filter."
+    )
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        name="runs.start",
+        owner="activity",
+        mode="write",
+        scope="runs:write",
+        input=StartRun,
+        output=StartedRun,
+        handler=start_run,
+        gate="guarded",
+        creates=True,
+        no_audit="the run is a governed fact itself (run.started)",
+    ),
+    Operation(
+        name="runs.list",
+        owner="activity",
+        mode="read",
+        scope="runs:read",
+        input=ListRuns,
+        output=Page[RunView],
+        handler=list_runs,
+    ),
+    Operation(
+        name="runs.get",
+        owner="activity",
+        mode="read",
+        scope="runs:read",
+        input=RunRef,
+        output=RunView,
+        handler=get_run,
+    ),
+    Operation(
+        name="attempts.list",
+        owner="activity",
+        mode="read",
+        scope="runs:read",
+        input=ListAttempts,
+        output=Page[AttemptView],
+        handler=list_attempts,
+    ),
+)

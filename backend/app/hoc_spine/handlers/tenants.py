@@ -1,0 +1,190 @@
+"""Spine L4: tenants, seen by themselves and by the operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.domains.tenants.engines import tenants as engine
+from app.domains.tenants.models import (
+    ChangeTenantStatus,
+    CreateTenant,
+    ListTenants,
+    NoInput,
+    ReasonInput,
+    TenantPath,
+    TenantStatus,
+    TenantUsage,
+    TenantView,
+    UpdateTenant,
+)
+from app.hoc_spine.operation_context import OperationContext
+from app.hoc_spine.operation_registry import Operation
+from app.kernel.pages import Page, decode_cursor, encode_cursor
+
+
+def get_own(ctx: OperationContext, _payload: NoInput) -> TenantView:
+    """Return the caller's tenant."""
+    return engine.view(engine.require(ctx.connection, tenant_id=ctx.tenant_id))
+
+
+def get_usage(ctx: OperationContext, _payload: NoInput) -> TenantUsage:
+    """Return the caller's use against its plan."""
+    return engine.usage(ctx.connection, tenant_id=ctx.tenant_id, now=ctx.now)
+
+
+def freeze(ctx: OperationContext, payload: ReasonInput) -> TenantView:
+    """Engage the tenant's own switch; a no-op when it is engaged."""
+    return _switch(ctx, payload.reason, frozen=True)
+
+
+def unfreeze(ctx: OperationContext, payload: ReasonInput) -> TenantView:
+    """Lift the tenant's own switch; a no-op when it is lifted."""
+    return _switch(ctx, payload.reason, frozen=False)
+
+
+def _switch(ctx: OperationContext, reason: str, *, frozen: bool) -> TenantView:
+    changed = engine.set_frozen(
+        ctx.connection, tenant_id=ctx.tenant_id, frozen=frozen, now=ctx.now, by=ctx.actor.id, reason=reason
+    )
+    if changed:
+        event = "EmergencyOverrideActivated" if frozen else "EmergencyOverrideDeactivated"
+        ctx.audit(event, "TENANT", ctx.tenant_id, after={"frozen": frozen}, reason=reason)
+    return engine.view(engine.require(ctx.connection, tenant_id=ctx.tenant_id))
+
+
+def create(ctx: OperationContext, payload: CreateTenant) -> TenantView:
+    """Create an ACTIVE tenant with its state; refuse TENANT_EXISTS and TENANT_ID_RESERVED."""
+    row = {
+        "name": payload.name,
+        "slug": payload.slug or payload.tenant_id,
+        "plan": payload.plan.value,
+        "status": TenantStatus.ACTIVE.value,
+        "allow_self_approval": payload.allow_self_approval,
+        "created_at": ctx.now,
+        "updated_at": ctx.now,
+        **ctx.protect({"status_reason": None}),
+    }
+    created = engine.create(ctx.connection, row, tenant_id=payload.tenant_id, now=ctx.now)
+    ctx.audit("TenantCreated", "TENANT", payload.tenant_id, after=engine.image(created))
+    return engine.view(engine.require(ctx.connection, tenant_id=payload.tenant_id))
+
+
+def get(ctx: OperationContext, payload: TenantPath) -> TenantView:
+    """Return one tenant."""
+    return engine.view(engine.require(ctx.connection, tenant_id=payload.tenant_id))
+
+
+def list_page(ctx: OperationContext, payload: ListTenants) -> Page[TenantView]:
+    """Return tenants by id."""
+    binding = f"ops.tenants.list:{payload.status}"
+    after = decode_cursor(payload.cursor, binding)[0] if payload.cursor else None
+    rows = engine.list_page(ctx.connection, status=payload.status, after=after, limit=payload.limit + 1)
+    shown = rows[: payload.limit]
+    more = encode_cursor(binding, [shown[-1]["tenant_id"]]) if len(rows) > payload.limit else None
+    return Page(items=[engine.view(row) for row in shown], next_cursor=more)
+
+
+def update(ctx: OperationContext, payload: UpdateTenant) -> TenantView:
+    """Change name, plan or self-approval; needs If-Match."""
+    current = engine.require(ctx.connection, tenant_id=payload.tenant_id, lock=True)
+    ctx.require_version(current["version"], required=True)
+    given = payload.model_dump(exclude={"tenant_id"}, exclude_none=True, mode="json")
+    return _write(ctx, current, given, event="TenantUpdated", reason=None)
+
+
+def suspend(ctx: OperationContext, payload: ChangeTenantStatus) -> TenantView:
+    """Suspend a tenant; a no-op when it is suspended, TENANT_CLOSED when it is closed."""
+    return _set_status(ctx, payload, TenantStatus.SUSPENDED, "TenantSuspended")
+
+
+def activate(ctx: OperationContext, payload: ChangeTenantStatus) -> TenantView:
+    """Activate a suspended tenant; a no-op when it is active, TENANT_CLOSED when it is closed."""
+    return _set_status(ctx, payload, TenantStatus.ACTIVE, "TenantActivated")
+
+
+def close(ctx: OperationContext, payload: ChangeTenantStatus) -> TenantView:
+    """Close a tenant for good; a no-op when it is closed."""
+    return _set_status(ctx, payload, TenantStatus.CLOSED, "TenantClosed")
+
+
+def _set_status(
+    ctx: OperationContext, payload: ChangeTenantStatus, wanted: TenantStatus, event: str
+) -> TenantView:
+    current = engine.require(ctx.connection, tenant_id=payload.tenant_id, lock=True)
+    if not engine.decide_status(TenantStatus(current["status"]), wanted):
+        return engine.view(current)
+    values = {"status": wanted.value, **ctx.protect({"status_reason": payload.reason})}
+    return _write(ctx, current, values, event=event, reason=payload.reason)
+
+
+def _write(
+    ctx: OperationContext,
+    current: Mapping[str, Any],
+    values: Mapping[str, Any],
+    *,
+    event: str,
+    reason: str | None,
+) -> TenantView:
+    changed = {name: value for name, value in values.items() if current[name] != value}
+    if not changed:
+        return engine.view(current)
+    row = engine.change(ctx.connection, current, changed, now=ctx.now)
+    ctx.audit(
+        event,
+        "TENANT",
+        current["tenant_id"],
+        before=engine.image(current),
+        after=engine.image(row),
+        reason=reason,
+    )
+    return engine.view(row)
+
+
+OPERATIONS = (
+    Operation("tenants.get", "tenants", "read", "tenant:read", NoInput, TenantView, get_own),
+    Operation("tenants.usage", "tenants", "read", "tenant:read", NoInput, TenantUsage, get_usage),
+    Operation("tenants.freeze", "tenants", "write", "tenant:admin", ReasonInput, TenantView, freeze),
+    Operation("tenants.unfreeze", "tenants", "write", "tenant:admin", ReasonInput, TenantView, unfreeze),
+    Operation(
+        "ops.tenants.create",
+        "tenants",
+        "write",
+        None,
+        CreateTenant,
+        TenantView,
+        create,
+        door="operator",
+        creates=True,
+    ),
+    Operation("ops.tenants.get", "tenants", "read", None, TenantPath, TenantView, get, door="operator"),
+    Operation(
+        "ops.tenants.list", "tenants", "read", None, ListTenants, Page[TenantView], list_page, door="operator"
+    ),
+    Operation(
+        "ops.tenants.update", "tenants", "write", None, UpdateTenant, TenantView, update, door="operator"
+    ),
+    Operation(
+        "ops.tenants.suspend",
+        "tenants",
+        "write",
+        None,
+        ChangeTenantStatus,
+        TenantView,
+        suspend,
+        door="operator",
+    ),
+    Operation(
+        "ops.tenants.activate",
+        "tenants",
+        "write",
+        None,
+        ChangeTenantStatus,
+        TenantView,
+        activate,
+        door="operator",
+    ),
+    Operation(
+        "ops.tenants.close", "tenants", "write", None, ChangeTenantStatus, TenantView, close, door="operator"
+    ),
+)

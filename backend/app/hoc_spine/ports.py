@@ -1,0 +1,111 @@
+"""Spine: the ports through which bootstrap hands engines and services to the spine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+
+from app.db.connection import DriverConnection
+from app.domains.logs.models import Fact
+from app.domains.tenants.models import Standing
+from app.kernel.clock import Clock
+from app.kernel.ids import IdFactory
+from app.settings import Settings
+
+
+class StandingPort(Protocol):
+    """Reads tenant, switches and key in one statement."""
+
+    def __call__(
+        self, connection: DriverConnection, *, tenant_id: str, key_id: str | None = None
+    ) -> Standing | None: ...
+
+
+class FactsPort(Protocol):
+    """Numbers and writes the facts of a transaction."""
+
+    def __call__(
+        self, connection: DriverConnection, facts: Sequence[Fact], *, tenant_id: str, now: datetime
+    ) -> None: ...
+
+
+class LedgerPort(Protocol):
+    """Appends the audit entries of a transaction."""
+
+    def __call__(
+        self, connection: DriverConnection, rows: Sequence[Mapping[str, Any]], *, tenant_id: str
+    ) -> None: ...
+
+
+class OutboxPort(Protocol):
+    """Queues the events of a transaction."""
+
+    def __call__(
+        self,
+        connection: DriverConnection,
+        events: Sequence[tuple[str, str, Mapping[str, Any]]],
+        *,
+        tenant_id: str,
+        now: datetime,
+    ) -> None: ...
+
+
+class ClaimPort(Protocol):
+    """Claims an Idempotency-Key, or returns the stored response."""
+
+    def __call__(
+        self,
+        connection: DriverConnection,
+        *,
+        tenant_id: str,
+        key: str,
+        operation: str,
+        request_digest: str,
+        now: datetime,
+    ) -> str | None: ...
+
+
+class CompletePort(Protocol):
+    """Stores the response under a claimed key."""
+
+    def __call__(self, connection: DriverConnection, *, tenant_id: str, key: str, response: str) -> None: ...
+
+
+class RunExistsPort(Protocol):
+    """Tells whether the run that X-Run-ID names exists in the tenant."""
+
+    def __call__(self, connection: DriverConnection, *, tenant_id: str, run_id: str) -> bool: ...
+
+
+class CredentialPort(Protocol):
+    """Resolves an API key's hash to its row and standing, across tenants."""
+
+    def __call__(self, connection: DriverConnection, *, key_hash: str) -> Mapping[str, Any] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpinePorts:
+    """Everything the spine itself calls in the slices."""
+
+    load_standing: StandingPort
+    flush_facts: FactsPort
+    append_entries: LedgerPort
+    append_events: OutboxPort
+    claim_key: ClaimPort
+    complete_key: CompletePort
+    run_exists: RunExistsPort
+    find_credential: CredentialPort
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What handlers may use beside the database; built by bootstrap, the same for every door."""
+
+    settings: Settings
+    clock: Clock
+    ids: IdFactory
+    digest_key: Callable[..., bytes]
+    connectors: Mapping[str, Any] = field(default_factory=dict)
+    caches: Mapping[str, Any] = field(default_factory=dict)

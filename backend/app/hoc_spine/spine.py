@@ -1,0 +1,311 @@
+"""Spine: dispatch, the only way anything happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import structlog
+from pydantic import BaseModel, TypeAdapter
+
+from app.domains.tenants.models import Standing
+from app.hoc_spine.audit_store import AuditStore
+from app.hoc_spine.authentication import Authenticator, AuthFailure, Credential
+from app.hoc_spine.authority import Verdict, invalid_credentials, judge_door, judge_standing
+from app.hoc_spine.consequences.pipeline import ConsequencePipeline
+from app.hoc_spine.dispatch_audit import build_dispatch_record
+from app.hoc_spine.operation_context import FactRecorder, OperationContext, PrepareContext
+from app.hoc_spine.operation_registry import Operation, OperationRegistry, OperationResult, Refusal
+from app.hoc_spine.payload import parse_input
+from app.hoc_spine.ports import Services, SpinePorts
+from app.hoc_spine.transactions import Role, SpineConnection, Transactions
+from app.kernel.canonical_json import dumps, loads
+from app.kernel.context import RequestContext
+from app.kernel.errors import ErrorKind, HocError
+from app.kernel.hashing import text_hash
+from app.kernel.result_json import render
+
+RUN_CLOSED = "RUN_CLOSED"
+_log = structlog.get_logger(__name__)
+
+
+class Background(Protocol):
+    """A service that runs beside the doors of a server process."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What is known about a dispatch while it runs."""
+
+    verdict: Verdict = field(default_factory=Verdict)
+    data: Any = None
+    error: HocError | None = None
+    committed: bool = False
+    replayed: bool = False
+
+
+class Spine:
+    """The executor: registry, transactions, authority, facts, records, consequences."""
+
+    def __init__(
+        self,
+        *,
+        registry: OperationRegistry,
+        transactions: Transactions,
+        ports: SpinePorts,
+        services: Services,
+        audit_store: AuditStore,
+        pipeline: ConsequencePipeline,
+    ) -> None:
+        self.registry = registry
+        self.transactions = transactions
+        self.services = services
+        self.audit_store = audit_store
+        self.pipeline = pipeline
+        self.background: list[Background] = []
+        self._ports = ports
+        self._authenticator = Authenticator(transactions, ports.find_credential, services.clock)
+
+    def authenticate(self, api_key: str) -> Credential | AuthFailure:
+        """Return the credential of an API key, or why it does not work (for the log alone)."""
+        return self._authenticator.authenticate(api_key)
+
+    def start(self) -> None:
+        """Start the background services of a server process."""
+        for service in self.background:
+            service.start()
+
+    def close(self) -> None:
+        """Stop background services and give every connection back."""
+        for service in reversed(self.background):
+            service.stop()
+        self.audit_store.close()
+        self.transactions.engine.dispose()
+
+    def dispatch(
+        self, name: str, context: RequestContext, payload: BaseModel | Mapping[str, Any]
+    ) -> OperationResult:
+        """Run one operation as one unit of work; always a result, never a leaked exception."""
+        started = time.perf_counter()
+        attempt = _Attempt()
+        operation: Operation | None = None
+        try:
+            operation = self.registry.get(name)
+            self._run(operation, context, payload, attempt)
+        except HocError as error:
+            attempt.error = error
+        except Exception as error:  # noqa: BLE001 - a bug is a result too, with its trace in the log
+            _log.exception("dispatch.handler_exception", operation=name, request_id=context.request_id)
+            attempt.error = HocError(
+                ErrorKind.INTERNAL, f"HANDLER_EXCEPTION:{type(error).__name__}", "The operation failed."
+            )
+        duration_ms = (time.perf_counter() - started) * 1000
+        self._after(operation, name, context, attempt, duration_ms)
+        return OperationResult(
+            success=attempt.error is None,
+            data=attempt.data if attempt.error is None else None,
+            error=attempt.error,
+            operation=name,
+            duration_ms=duration_ms,
+            committed=attempt.committed,
+            replayed=attempt.replayed,
+        )
+
+    def _run(
+        self,
+        operation: Operation,
+        context: RequestContext,
+        payload: BaseModel | Mapping[str, Any],
+        attempt: _Attempt,
+    ) -> None:
+        attempt.verdict = judge_door(operation, context)
+        if attempt.verdict.refusal is not None:
+            raise attempt.verdict.refusal
+        model = parse_input(operation, payload)
+        role: Role = "hoc_maintenance" if operation.door == "operator" else "hoc_app"
+        if operation.mode == "read":
+            with self.transactions.read(
+                context.tenant_id, snapshot=operation.snapshot, role=role
+            ) as connection:
+                outcome = operation.handler(self._context(operation, context, connection), model)
+        else:
+            prepared = None
+            if operation.prepare is not None:
+                prepared = operation.prepare(self._prepare_context(context), model)
+            outcome = self._settled(operation, context, model, prepared, role, attempt)
+            attempt.committed = True
+        if isinstance(outcome, Refusal):
+            attempt.error = outcome.error
+        else:
+            attempt.data = outcome
+
+    def _settled(
+        self,
+        operation: Operation,
+        context: RequestContext,
+        model: BaseModel,
+        prepared: Any,
+        role: Role,
+        attempt: _Attempt,
+    ) -> Any:
+        settlement = operation.settlement
+        if settlement is None:
+            return self._unit(operation, context, model, prepared, role, attempt)
+        try:
+            return self._unit(operation, context, model, prepared, role, attempt)
+        except HocError as first:
+            if first.code == RUN_CLOSED:
+                # The run ended between the handler's look and its facts: the next look sees that.
+                return self._unit(operation, context, model, prepared, role, attempt)
+            if first.kind is not ErrorKind.UNAVAILABLE:
+                raise
+            try:
+                if settlement.is_recorded(self._prepare_context(context), prepared):
+                    return attempt.data
+                return self._unit(operation, context, model, prepared, role, attempt)
+            except HocError as second:
+                raise settlement.refusal() from second
+
+    def _unit(
+        self,
+        operation: Operation,
+        context: RequestContext,
+        model: BaseModel,
+        prepared: Any,
+        role: Role,
+        attempt: _Attempt,
+    ) -> Any:
+        with self.transactions.write(context.tenant_id, role=role) as connection:
+            ctx = self._context(operation, context, connection)
+            ctx.prepared = prepared
+            outcome = attempt.data = self._write(operation, ctx, model, attempt)
+        for callback in ctx.callbacks:
+            callback()
+        return outcome
+
+    def _write(self, operation: Operation, ctx: OperationContext, model: BaseModel, attempt: _Attempt) -> Any:
+        request, connection = ctx.request, ctx.connection
+        standing = self._ports.load_standing(connection, tenant_id=ctx.tenant_id, key_id=request.key_id)
+        attempt.verdict = judge_standing(operation, request, standing, now=ctx.now)
+        if attempt.verdict.refusal is not None:
+            raise attempt.verdict.refusal
+        ctx._standing = standing
+        if request.run_id is not None and not self._ports.run_exists(
+            connection, tenant_id=ctx.tenant_id, run_id=request.run_id
+        ):
+            raise HocError(ErrorKind.NOT_FOUND, "RUN_NOT_FOUND", "No such run.")
+        key = request.idempotency_key if operation.creates else None
+        if key is not None:
+            stored = self._ports.claim_key(
+                connection,
+                tenant_id=ctx.tenant_id,
+                key=key,
+                operation=operation.name,
+                request_digest=text_hash(model.model_dump_json()),
+                now=ctx.now,
+            )
+            if stored is not None:
+                attempt.replayed = True
+                return _from_stored(operation, stored)
+        outcome = operation.handler(ctx, model)
+        self._ports.append_entries(connection, ctx.entries, tenant_id=ctx.tenant_id)
+        self._ports.append_events(connection, ctx.events, tenant_id=ctx.tenant_id, now=ctx.now)
+        if key is not None:
+            response = _to_stored(operation, outcome)
+            self._ports.complete_key(connection, tenant_id=ctx.tenant_id, key=key, response=response)
+        self._ports.flush_facts(connection, ctx.facts.joined(), tenant_id=ctx.tenant_id, now=ctx.now)
+        return outcome
+
+    def _context(
+        self, operation: Operation, context: RequestContext, connection: SpineConnection
+    ) -> OperationContext:
+        def load() -> Standing:
+            standing = self._ports.load_standing(
+                connection, tenant_id=context.tenant_id, key_id=context.key_id
+            )
+            if standing is None:
+                raise invalid_credentials()
+            return standing
+
+        return OperationContext(
+            connection=connection,
+            request=context,
+            now=self.services.clock.now(),
+            services=self.services,
+            transactions=self.transactions,
+            operation=operation.name,
+            facts=FactRecorder(self.services, context),
+            nested=self._nested,
+            standing_loader=load,
+        )
+
+    def _prepare_context(self, context: RequestContext) -> PrepareContext:
+        return PrepareContext(context, self.services.clock.now(), self.services, self.transactions)
+
+    def _nested(self, ctx: OperationContext, name: str, payload: Any) -> Any:
+        operation = self.registry.get(name)
+        model = parse_input(operation, payload)
+        inner = replace(ctx, operation=operation.name, prepared=None)
+        with ctx.savepoint():
+            if operation.prepare is not None:
+                inner.prepared = operation.prepare(self._prepare_context(ctx.request), model)
+            outcome = operation.handler(inner, model)
+            if isinstance(outcome, Refusal):
+                raise outcome.error
+        return outcome
+
+    def _after(
+        self,
+        operation: Operation | None,
+        name: str,
+        context: RequestContext,
+        attempt: _Attempt,
+        duration_ms: float,
+    ) -> None:
+        record = build_dispatch_record(
+            name,
+            operation.version if operation else 0,
+            context,
+            committed=attempt.committed,
+            error=attempt.error,
+            authority_refusal=attempt.verdict.refusal,
+            authority_degraded=attempt.verdict.degraded,
+            duration_ms=duration_ms,
+            now=self.services.clock.now(),
+        )
+        try:
+            self.audit_store.record_dispatch(record)
+        except Exception:  # noqa: BLE001 - telemetry never breaks a dispatch
+            _log.exception("dispatch.record_failed", operation=name)
+        self.pipeline.run(record)
+
+
+def _to_stored(operation: Operation, outcome: Any) -> str:
+    if isinstance(outcome, Refusal):
+        error = outcome.error
+        stored = {"kind": error.kind.value, "code": error.code, "detail": error.detail}
+        return dumps({"refusal": {**stored, "errors": list(error.errors), "extra": error.extra}})
+    shown = operation.replay(outcome) if operation.replay else outcome
+    return '{"data":' + render(shown).decode() + "}"
+
+
+def _from_stored(operation: Operation, stored: str) -> Any:
+    answer = loads(stored)
+    if "refusal" in answer:
+        refusal = answer["refusal"]
+        return Refusal(
+            HocError(
+                ErrorKind(refusal["kind"]),
+                refusal["code"],
+                refusal["detail"],
+                errors=refusal["errors"],
+                extra=refusal["extra"],
+            )
+        )
+    return TypeAdapter(operation.output).validate_json(dumps(answer["data"]))

@@ -1,0 +1,220 @@
+"""Spine: the only file that begins, commits, rolls back or sets a savepoint."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import psycopg
+import psycopg.sql
+import sqlalchemy as sa
+from psycopg import errors as pg
+from psycopg.pq import TransactionStatus
+
+from app.db.connection import Dialect, Parameters, Result
+from app.kernel.errors import ErrorKind, HocError
+
+Role = Literal["hoc_app", "hoc_maintenance"]
+_BUSY = (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure, pg.QueryCanceled)
+
+
+class SpineConnection:
+    """The connection that handlers, engines and drivers see: it executes inside the open unit."""
+
+    __slots__ = ("_connection", "_savepoints", "dialect_name", "statements")
+
+    def __init__(self, connection: sa.Connection, dialect_name: Dialect) -> None:
+        self._connection = connection
+        self._savepoints = itertools.count(1)
+        self.dialect_name = dialect_name
+        self.statements = 0
+
+    def execute(self, statement: sa.Executable, parameters: Parameters | None = None) -> Result:
+        """Execute one statement; a sequence of parameter mappings is one batch."""
+        self.statements += 1
+        return cast(Result, self._connection.execute(statement, parameters))
+
+    def scalars(self, statement: sa.Executable, parameters: Parameters | None = None) -> sa.ScalarResult[Any]:
+        """Execute one statement and return the first column of each row."""
+        return self.execute(statement, parameters).scalars()
+
+
+class CommitUnknownError(HocError):
+    """The commit was sent and its outcome is not known: look before trying again."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ErrorKind.UNAVAILABLE, "BUSY", "The outcome of the commit is not known.", retry_after=1
+        )
+
+
+class Transactions:
+    """Units of work on one engine: write, read and savepoint, under the tenant's database role."""
+
+    def __init__(self, engine: sa.Engine, *, statement_timeout_ms: int, lock_timeout_ms: int) -> None:
+        self.engine = engine
+        self.dialect_name: Dialect = "sqlite" if engine.dialect.name == "sqlite" else "postgresql"
+        self._statement_timeout_ms = statement_timeout_ms
+        self._lock_timeout_ms = lock_timeout_ms
+        # SQLite has one writer at a time: threads of this process queue here, fairly and without polling.
+        self._writer = threading.Lock() if self.dialect_name == "sqlite" else None
+
+    @contextmanager
+    def write(self, tenant_id: str, *, role: Role = "hoc_app") -> Iterator[SpineConnection]:
+        """Open a write unit; commit at the end, roll back on any exception."""
+        with self._one_writer(), self._open(self._begin(tenant_id, role, "write")) as connection:
+            yield connection
+
+    @contextmanager
+    def read(
+        self, tenant_id: str, *, snapshot: bool = False, role: Role = "hoc_app"
+    ) -> Iterator[SpineConnection]:
+        """Open a read-only unit; `snapshot` sees one moment through all its statements."""
+        with self._open(self._begin(tenant_id, role, "snapshot" if snapshot else "read")) as connection:
+            yield connection
+
+    @contextmanager
+    def savepoint(self, connection: SpineConnection) -> Iterator[None]:
+        """Roll back to here when the block raises, and let the exception pass."""
+        name = f"sp_{next(connection._savepoints)}"
+        connection._connection.exec_driver_sql(f"SAVEPOINT {name}")
+        try:
+            yield
+        except BaseException:
+            connection._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {name}")
+            connection._connection.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
+            raise
+        connection._connection.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
+
+    @contextmanager
+    def _one_writer(self) -> Iterator[None]:
+        if self._writer is None:
+            yield
+            return
+        if not self._writer.acquire(timeout=self._lock_timeout_ms / 1000):
+            raise busy()
+        try:
+            yield
+        finally:
+            self._writer.release()
+
+    def _begin(self, tenant_id: str, role: Role, mode: Literal["write", "read", "snapshot"]) -> str:
+        if self.dialect_name == "sqlite":
+            return "BEGIN IMMEDIATE" if mode == "write" else "BEGIN"
+        start = {
+            "write": "BEGIN",
+            "read": "BEGIN READ ONLY",
+            "snapshot": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+        }[mode]
+        # One round trip, and LOCAL only: it works behind a pooler in transaction mode.
+        quoted = psycopg.sql.quote(tenant_id).replace("%", "%%")
+        return (
+            f"{start}; SET LOCAL ROLE {role}; SET LOCAL hoc.tenant_id = {quoted}; "
+            f"SET LOCAL statement_timeout = {self._statement_timeout_ms}; "
+            f"SET LOCAL lock_timeout = {self._lock_timeout_ms}"
+        )
+
+    @contextmanager
+    def _open(self, begin: str) -> Iterator[SpineConnection]:
+        try:
+            with self._started(begin) as raw:
+                connection = SpineConnection(raw, self.dialect_name)
+                try:
+                    yield connection
+                except BaseException:
+                    self._roll_back(raw)
+                    raise
+                self._commit(raw)
+        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+            refusal = refusal_of(error)
+            if refusal is None:
+                raise
+            raise refusal from error
+
+    @contextmanager
+    def _started(self, begin: str) -> Iterator[sa.Connection]:
+        raw = self.engine.connect()
+        try:
+            raw.exec_driver_sql(begin)
+        except sa.exc.DBAPIError as error:
+            raw.close()
+            if not error.connection_invalidated:
+                raise
+            # The pool held a connection of a server that went away; nothing has begun, so begin anew.
+            raw = self.engine.connect()
+            raw.exec_driver_sql(begin)
+        with raw:
+            yield raw
+
+    def _commit(self, raw: sa.Connection) -> None:
+        if self.dialect_name == "postgresql":
+            # COMMIT of a failed transaction is a silent ROLLBACK.
+            status = raw.connection.driver_connection.info.transaction_status  # type: ignore[union-attr]
+            if status != TransactionStatus.INTRANS:
+                raise RuntimeError(
+                    "a failed statement was swallowed without a savepoint; nothing was committed"
+                )
+        try:
+            raw.exec_driver_sql("COMMIT")
+        except sa.exc.DBAPIError as error:
+            if error.connection_invalidated:
+                raise CommitUnknownError from error
+            self._roll_back(raw)
+            raise
+
+    def _roll_back(self, raw: sa.Connection) -> None:
+        if raw.invalidated or raw.closed:
+            return
+        try:
+            raw.exec_driver_sql("ROLLBACK")
+        except sa.exc.DBAPIError:
+            raw.invalidate()
+
+
+def busy() -> HocError:
+    """Somebody holds what this needs; the same call may succeed in a moment."""
+    return HocError(ErrorKind.UNAVAILABLE, "BUSY", "The database is busy; try again.", retry_after=1)
+
+
+def refusal_of(error: sa.exc.DBAPIError | sa.exc.TimeoutError) -> HocError | None:
+    """Return the refusal that an outage or a lock means to the caller; None for a bug."""
+    if isinstance(error, sa.exc.TimeoutError):
+        return busy()
+    cause = error.orig
+    if isinstance(cause, _BUSY) or error.connection_invalidated:
+        return busy()
+    text = str(cause)
+    if isinstance(cause, psycopg.OperationalError):
+        full = isinstance(cause, pg.DiskFull)
+        return storage_failed() if full else busy()
+    if isinstance(error, sa.exc.OperationalError):
+        if "locked" in text or "busy" in text:
+            return busy()
+        if "full" in text or "readonly" in text or "I/O" in text or "unable to open" in text:
+            return storage_failed()
+    return None
+
+
+def storage_failed() -> HocError:
+    """The disk is full or read-only; nothing was written."""
+    return HocError(
+        ErrorKind.UNAVAILABLE, "STORAGE_FAILED", "The database cannot store data now.", retry_after=30
+    )
+
+
+def statement_counter(engine: sa.Engine, listener: Callable[[str], None]) -> None:
+    """Call `listener` with each SQL text that the engine executes (tests of statement budgets)."""
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def _executed(
+        _c: sa.Connection,
+        _cursor: Any,
+        statement: str,
+        _p: Mapping[str, Any] | Sequence[Any],
+        _x: Any,
+        _m: bool,
+    ) -> None:
+        listener(statement)

@@ -1,0 +1,137 @@
+"""Kernel: kcj-1, the one text of a JSON value; strict reading, canonical writing.
+
+kcj-1: UTF-8, no white space, object keys in code point order, strings escape only `"`, `\\` and
+U+0000..001F (short forms `\\b \\t \\n \\f \\r`, else `\\u00xx`), integers exact, other numbers the
+shortest digits that read back equal: fixed notation with at least one decimal for 1e-4 <= |x| < 1e16
+and zero (`1.0`, `-0.0`), else `<digits>e<exponent>` without `+` or leading zeros (`1e16`, `1.5e-7`).
+NaN, infinities, lone surrogates and, on reading, duplicate keys and U+0000 do not exist.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from json.encoder import encode_basestring
+from typing import Any, Never
+
+# The C encoder writes 1e16 as `1e+16`; texts that may hold such a number take the slow path.
+_EXPONENT = re.compile(r"[0-9]e[+-][0-9]")
+_SUSPECT_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_ENCODE = json.JSONEncoder(
+    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
+).encode
+
+
+class CanonicalJsonError(ValueError):
+    """A text or value that kcj-1 does not admit; `pointer` is its JSON pointer where known."""
+
+    def __init__(self, message: str, pointer: str = "") -> None:
+        super().__init__(message)
+        self.pointer = pointer
+
+
+class RawJson(str):
+    """Canonical text that `dumps_object` splices in as a JSON value."""
+
+    __slots__ = ()
+
+
+def dumps(value: Any) -> str:
+    """Return the canonical text of a JSON value; raise CanonicalJsonError for what has none."""
+    try:
+        text = _ENCODE(value)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CanonicalJsonError(str(error)) from error
+    if _EXPONENT.search(text):
+        text = _slow(value)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise CanonicalJsonError("a lone surrogate has no UTF-8 form") from error
+    return text
+
+
+def dumps_object(members: Mapping[str, Any]) -> str:
+    """Return the canonical text of an object whose values may be RawJson."""
+    return (
+        "{"
+        + ",".join(
+            f"{encode_basestring(key)}:{value if isinstance(value, RawJson) else dumps(value)}"
+            for key, value in sorted(members.items())
+        )
+        + "}"
+    )
+
+
+def loads(text: str | bytes) -> Any:
+    """Read one JSON value strictly; raise CanonicalJsonError for anything kcj-1 does not admit."""
+    try:
+        decoded = text.decode("utf-8") if isinstance(text, bytes) else text
+        value = json.loads(decoded, object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_float)
+    except CanonicalJsonError:
+        raise
+    except RecursionError as error:
+        raise CanonicalJsonError("nested too deeply") from error
+    except ValueError as error:
+        raise CanonicalJsonError(str(error)) from error
+    if "\x00" in decoded or _SUSPECT_ESCAPE.search(decoded):
+        _check_strings(value, "")
+    return value
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise CanonicalJsonError(f"duplicate key {key!r}")
+            seen.add(key)
+    return members
+
+
+def _constant(name: str) -> Never:
+    raise CanonicalJsonError(f"{name} is not a JSON number")
+
+
+def _float(literal: str) -> float:
+    number = float(literal)
+    if math.isinf(number):
+        raise CanonicalJsonError(f"{literal[:40]} is beyond the range of a number")
+    return number
+
+
+def _check_strings(value: Any, pointer: str) -> None:
+    if isinstance(value, str):
+        if "\x00" in value:
+            raise CanonicalJsonError("U+0000 in a string", pointer)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise CanonicalJsonError("a lone surrogate in a string", pointer) from error
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            _check_strings(key, pointer)
+            _check_strings(member, f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}")
+    elif isinstance(value, list):
+        for index, member in enumerate(value):
+            _check_strings(member, f"{pointer}/{index}")
+
+
+def _number(value: float) -> str:
+    text = repr(value)
+    mantissa, sign, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if sign else text
+
+
+def _slow(value: Any) -> str:
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{encode_basestring(k)}:{_slow(v)}" for k, v in sorted(value.items())) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(_slow(item) for item in value) + "]"
+    return _ENCODE(value)

@@ -1,0 +1,36 @@
+"""Kernel: the clock, and the one text form of a time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Protocol
+
+_FORM = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+
+class Clock(Protocol):
+    """Tells the time as an aware UTC datetime with microseconds."""
+
+    def now(self) -> datetime: ...
+
+
+class SystemClock:
+    """The host's clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+def format_time(moment: datetime) -> str:
+    """Return the fixed text form `YYYY-MM-DDTHH:MM:SS.ffffffZ`; raise ValueError for a naive time."""
+    if moment.tzinfo is None:
+        raise ValueError("a time without an offset has no place on the time line")
+    # strftime pads years below 1000 differently on each C library; isoformat does not.
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def parse_time(text: str) -> datetime:
+    """Return the aware time of a fixed-form text; raise ValueError for any other form."""
+    if len(text) != 27:
+        raise ValueError("a time has the form YYYY-MM-DDTHH:MM:SS.ffffffZ")
+    return datetime.strptime(text, _FORM).replace(tzinfo=UTC)

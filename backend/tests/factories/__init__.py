@@ -1,0 +1,1 @@
+"""What tests are made from: servers, databases, clocks, tenants."""
