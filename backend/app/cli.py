@@ -1,7 +1,9 @@
 """The `hoc` command: the operator's door to the same operations (exit 0 ok, 1 refused or failed, 2 usage)."""
 
+import os
 from collections.abc import Mapping
 from datetime import datetime
+from tempfile import mkdtemp
 from typing import Annotated, Any, NoReturn
 
 import orjson
@@ -53,6 +55,9 @@ def serve(
 ) -> None:
     """Serve HTTP and run the background jobs; refuse a database that is not at the newest schema."""
     _check_schema(_settings())
+    if workers > 1:
+        # Worker processes put their metrics together through files; each of them answers for all.
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", mkdtemp(prefix="hoc-metrics-"))
     uvicorn.run(
         "app.main:create_app",
         factory=True,
@@ -61,6 +66,10 @@ def serve(
         workers=workers,
         access_log=False,
         log_config=None,
+        http="app.api.http_protocol:BoundedHttpProtocol",
+        ws="none",
+        server_header=False,
+        timeout_graceful_shutdown=30,
     )
 
 

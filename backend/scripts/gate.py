@@ -135,7 +135,7 @@ class Tree:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """One gate: `check` yields violations, `verdict` words the last line from blocking and advisory counts."""
+    """One gate: `check` yields violations, `verdict` words the last line from the two counts."""
 
     name: str
     prefix: str
@@ -244,7 +244,7 @@ def run(gate: Gate, argv: Sequence[str] | None = None) -> int:
         violations = apply_suppressions(gate, tree, gate.check(tree))
     except GateError as error:
         return _could_not_run(gate, root, str(error), as_json=arguments.json)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a gate that breaks has judged nothing, and says so
         return _could_not_run(gate, root, f"{type(error).__name__}: {error}", as_json=arguments.json)
     return _report(gate, tree, violations, arguments)
 

@@ -12,7 +12,7 @@ PACKAGE = "app"
 
 
 def build_graph(tree: Tree) -> grimp.ImportGraph:
-    """Return the graph of `app` below the root, external packages squashed; raise GateError when it cannot be built."""
+    """Return the graph of `app` below the root, external packages squashed; raise GateError when it fails."""
     # grimp looks the package up on the import path and executes nothing of it. The path is the checked tree
     # alone: a tree without app/__init__.py would lose to any other `app` on the path.
     before, loaded = sys.path[:], sys.modules.pop(PACKAGE, None)
@@ -25,7 +25,7 @@ def build_graph(tree: Tree) -> grimp.ImportGraph:
         sys.path[:] = before
         if loaded is not None:
             sys.modules[PACKAGE] = loaded
-    # grimp leaves out folders without __init__.py inside packages, and imports by importlib.import_module("literal").
+    # grimp leaves out folders without __init__.py inside packages, and imports by import_module("literal").
     inside = [module for module in tree.modules.values() if module.name.partition(".")[0] == PACKAGE]
     unseen = {module.name for module in inside} - graph.modules
     for name in sorted(unseen):
@@ -54,7 +54,7 @@ def _add_imports(graph: grimp.ImportGraph, module: Module, *, every: bool) -> No
 
 
 def _known(graph: grimp.ImportGraph, target: str) -> str | None:
-    """Return the module a dotted name means: the longest known prefix inside the package, the root outside it."""
+    """Return the module a dotted name means: the longest known prefix inside the package, else the root."""
     parts = target.split(".")
     if parts[0] != PACKAGE:
         if parts[0] not in graph.modules:

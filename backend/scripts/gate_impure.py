@@ -29,7 +29,7 @@ NOW = {"now", "utcnow", "today", "current_timestamp", "current_time", "current_d
        "clock_timestamp", "statement_timestamp", "transaction_timestamp", "sysdate"}  # fmt: skip
 DATABASE_DICE = {"random", "gen_random_uuid", "uuid_generate_v4", "uuidv7", "randomblob"}
 CLOCKS = ("datetime", "time", "app.kernel.clock")
-IDS = ("app.kernel.ids.Uuid7Ids", "app.kernel.clock.SystemClock")
+IDS = {"app.kernel.ids.Uuid7Ids", "app.kernel.clock.SystemClock"}
 
 
 def impure_uses(module: Module, names: Names, *, keys: bool = False) -> Iterator[tuple[ast.AST, str]]:
@@ -42,29 +42,29 @@ def impure_uses(module: Module, names: Names, *, keys: bool = False) -> Iterator
             if (target == name or target.startswith(name + ".")) and not (keys and name == "secrets"):
                 yield node, f"imports {name}, which {deed}"
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
-            for name, deed in CALLS.items():
-                if name in names.all_origins(node):
-                    yield node, f"{deed} ({name})"
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
-            if any(origin in IDS for origin in names.all_origins(node)):
-                yield node, f"makes its own clock or ids ({node.id})"
+        if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Load):
+            yield from _named_deeds(node, names)
     for node, receiver, attribute in attribute_uses(module.tree):
-        if attribute in NOW and not _is_column(receiver) and _tells_time(node, receiver, names):
+        if attribute in NOW and not _is_column(receiver) and _tells_time(receiver, names):
             yield node, f"reads a clock (.{attribute})"
-        elif (
-            attribute in DATABASE_DICE
-            and isinstance(receiver, ast.Attribute | ast.Name)
-            and _is_func(receiver, names)
-        ):
+        elif attribute in DATABASE_DICE and _is_func(receiver, names):
             yield node, f"lets the database roll dice (func.{attribute})"
 
 
-def _tells_time(node: ast.AST, receiver: ast.AST, names: Names) -> bool:
-    # `now` as plain data (`row.now`, `request.now`) is a value handed in; a call, or func/datetime, is a clock.
+def _named_deeds(node: ast.Attribute | ast.Name, names: Names) -> Iterator[tuple[ast.AST, str]]:
+    origins = names.all_origins(node)
+    if isinstance(node, ast.Attribute):
+        for name in sorted(origins & set(CALLS)):
+            yield node, f"{CALLS[name]} ({name})"
+    elif origins & IDS:
+        yield node, f"makes its own clock or ids ({node.id})"
+
+
+def _tells_time(receiver: ast.AST, names: Names) -> bool:
+    # `now` as plain data (`row.now`, `request.now`) is a value handed in; that of a clock or datetime is not.
     if _is_func(receiver, names) or names.stands_for(receiver, *CLOCKS):
         return True
-    return isinstance(receiver, ast.Name | ast.Attribute) and _named(receiver) in {"clock", "_clock", "Clock"}
+    return _named(receiver) in {"clock", "_clock", "Clock"}
 
 
 def _is_func(receiver: ast.AST, names: Names) -> bool:

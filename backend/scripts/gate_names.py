@@ -16,6 +16,10 @@ _IMPORTERS = {
 }
 
 
+_GETTERS = {"__getattribute__", "__getattr__"}
+COMPUTED = "<computed>"
+
+
 def absolute(module: Module, level: int, target: str | None) -> str | None:
     """Return the absolute name of a relative import, or None when it climbs above the root package."""
     if level == 0:
@@ -44,10 +48,14 @@ def assigned(node: ast.AST) -> list[tuple[str, ast.expr]]:
     for target, value in pairs:
         if isinstance(target, ast.Name):
             found.append((target.id, value))
-        elif isinstance(target, ast.Tuple | ast.List) and isinstance(value, ast.Tuple | ast.List):
-            if len(target.elts) == len(value.elts):
-                pairs += zip(target.elts, value.elts, strict=True)
+        elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            pairs += zip(target.elts, value.elts, strict=False)
     return found
+
+
+def called(call: ast.Call) -> str:
+    """Return the last part of the name that is called, or an empty text."""
+    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
 class Names:
@@ -104,6 +112,10 @@ class Names:
                 return {f"{origin}.{attribute}" for origin in self.all_origins(node.args[0])}
         return set()
 
+    def called(self, call: ast.Call) -> set[str]:
+        """Return the last parts of the names that a call may mean: as written, and as imported."""
+        return {called(call), *(origin.rpartition(".")[2] for origin in self.all_origins(call.func))} - {""}
+
     def stands_for(self, node: ast.AST, *origins: str) -> bool:
         """Tell whether the expression may be one of the dotted names, or lie inside one of them."""
         for found in self.all_origins(node):
@@ -148,17 +160,19 @@ def imports(module: Module, names: Names) -> Iterator[tuple[ast.AST, str]]:
 
 
 def attribute_uses(tree: ast.AST) -> Iterator[tuple[ast.AST, ast.AST, str]]:
-    """Yield (node, receiver, attribute) for `x.name`, `getattr(x, "name")` and methodcaller/attrgetter("name")."""
+    """Yield (node, receiver, name) of `x.name`, `getattr(x, "name")`, methodcaller and attrgetter("name").
+
+    The name of an attribute that is only known at run time is COMPUTED.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             yield node, node.value, node.attr
         elif isinstance(node, ast.Call):
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if called in {"getattr", "hasattr"} and len(node.args) >= 2:
-                attribute = literal(node.args[1])
-                if attribute and called == "getattr":
-                    yield node, node.args[0], attribute
-            elif called in {"methodcaller", "attrgetter"} and node.args:
+            if called(node) == "getattr" and len(node.args) >= 2:
+                yield node, node.args[0], literal(node.args[1]) or COMPUTED
+            elif isinstance(node.func, ast.Attribute) and node.func.attr in _GETTERS and node.args:
+                yield node, node.func.value, literal(node.args[-1]) or COMPUTED
+            elif called(node) in {"methodcaller", "attrgetter"} and node.args:
                 attribute = literal(node.args[0])
                 if attribute:
                     yield node, node.args[0], attribute.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Gates: the operations that the handler modules declare, read from their OPERATIONS tuples without importing them."""
+"""Gates: the operations that handler modules declare in OPERATIONS, read without importing them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gate import Module
-from gate_names import assigned, literal
+from gate_names import assigned, called, literal
 
 POSITIONAL = ("name", "owner", "mode", "scope", "input", "output", "handler", "version", "door")
 
@@ -69,25 +69,28 @@ def declared(module: Module) -> Iterator[Operation | Unreadable]:
 def _read(call: ast.expr, named: dict[str, ast.expr], helpers: dict[str, Function]) -> Arguments:
     if not isinstance(call, ast.Call):
         raise Unreadable(call)
-    called = getattr(call.func, "id", getattr(call.func, "attr", ""))
-    if called == "Operation":
+    if called(call) == "Operation":
         return _arguments(call, POSITIONAL, named)
-    helper = helpers.get(called)
+    helper = helpers.get(called(call))
     returned = [n.value for n in ast.walk(helper) if isinstance(n, ast.Return)] if helper else []
     if helper is None or len(returned) != 1 or not isinstance(returned[0], ast.Call):
         raise Unreadable(call)
     return _through_helper(call, helper, returned[0], named)
 
 
-def _through_helper(call: ast.Call, helper: Function, body: ast.Call, named: dict[str, ast.expr]) -> Arguments:
+def _through_helper(
+    call: ast.Call, helper: Function, body: ast.Call, named: dict[str, ast.expr]
+) -> Arguments:
     """Return the arguments of the Operation that a one-line helper makes of its own arguments."""
-    if getattr(body.func, "id", getattr(body.func, "attr", "")) != "Operation":
+    if called(body) != "Operation":
         raise Unreadable(call)
     parameters = [a.arg for a in (*helper.args.posonlyargs, *helper.args.args)]
     passed = _arguments(call, tuple(parameters), named)
     defaults = dict(zip(reversed(parameters), reversed(helper.args.defaults), strict=False))
     defaults |= {
-        a.arg: d for a, d in zip(helper.args.kwonlyargs, helper.args.kw_defaults, strict=True) if d is not None
+        a.arg: d
+        for a, d in zip(helper.args.kwonlyargs, helper.args.kw_defaults, strict=True)
+        if d is not None
     }
     bound = {**defaults, **passed}
     known = {*parameters, *(a.arg for a in helper.args.kwonlyargs)}

@@ -80,7 +80,9 @@ def read_register() -> dict[str, Any]:
     from app.db.metadata import metadata
 
     modules: dict[str, str] = {}
-    for found in sorted({path.parent.name for top in domains.__path__ for path in Path(top).glob("*/tables.py")}):
+    for found in sorted(
+        {path.parent.name for top in domains.__path__ for path in Path(top).glob("*/tables.py")}
+    ):
         name = f"app.domains.{found}.tables"
         before = set(metadata.tables)
         importlib.import_module(name)
@@ -101,12 +103,16 @@ def _table(table: Any) -> dict[str, Any]:
         "columns": {c.name: type(c.type).__name__ for c in table.columns},
         "key": [c.name for c in table.primary_key],
         "tenant": bool(table.info.get("tenant")),
-        "foreign": [
-            {"columns": [e.parent.name for e in key.elements], "table": key.elements[0].target_fullname.split(".")[0],
-             "ondelete": key.ondelete}
-            for key in table.foreign_key_constraints
-        ],
-    }  # fmt: skip
+        "foreign": [_foreign(key) for key in table.foreign_key_constraints],
+    }
+
+
+def _foreign(key: Any) -> dict[str, Any]:
+    return {
+        "columns": [element.parent.name for element in key.elements],
+        "table": key.elements[0].target_fullname.split(".")[0],
+        "ondelete": key.ondelete,
+    }
 
 
 def _entry(entry: Any) -> dict[str, Any]:

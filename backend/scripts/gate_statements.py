@@ -11,15 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from gate import Module
-from gate_names import Names, assigned, literal
+from gate_columns import GLOBAL, Function, TableNames
+from gate_names import called
 
 ROOTS = {"select", "update", "delete", "exists"}
 BINDING = {"where", "filter", "join", "outerjoin", "join_from", "outerjoin_from", "select_from", "having"}
 FROM_CLAUSE = {"subquery", "cte", "alias", "lateral"}
 BOUND = "a value"
-GLOBAL = "global:"  # how a table of no tenant is named; its tenant_id binds only what is bound itself
-
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 Fact = tuple[str, str]  # (table, what its tenant_id is compared with: another table, or BOUND)
 
 
@@ -55,30 +53,21 @@ class Statement:
             scoped |= more
 
 
-class Reader:
+class Reader(TableNames):
     """Find and read the statements of one module."""
 
     def __init__(self, module: Module, tenant_tables: dict[str, str], global_tables: set[str]) -> None:
-        self.module = module
-        self.names = Names(module)
-        self.tenant_tables = tenant_tables  # dotted origin -> SQL name
-        self.global_tables = global_tables
-        self.parents = {child: node for node in ast.walk(module.tree) for child in ast.iter_child_nodes(node)}
-        self.helpers = {n.name: n for n in module.tree.body if isinstance(n, Function)}
+        super().__init__(module, tenant_tables, global_tables)
         self.made: dict[ast.expr, Statement] = {}
-        self._values: dict[ast.AST | None, dict[str, list[ast.expr]]] = {}
-
-    # -- structure -----------------------------------------------------------------------------------------------
 
     def statements(self) -> Iterator[Statement]:
         """Yield every statement of the module, outer ones before those nested in them."""
-        made = self.made
         for node in ast.walk(self.module.tree):  # breadth first, so outer statements come first
             verb = self.verb(node) if isinstance(node, ast.Call) else None
             if verb and isinstance(node, ast.Call):
                 top, calls = self.chain(node)
                 statement = Statement(node, verb, top, calls, self.function_of(node), self.enclosing(top))
-                made[top] = statement
+                self.made[top] = statement
                 self._read(statement)
                 yield statement
 
@@ -88,9 +77,9 @@ class Reader:
             head, _, verb = origin.rpartition(".")
             if verb in ROOTS and head.partition(".")[0] == "sqlalchemy":
                 return verb
-        if isinstance(call.func, ast.Attribute) and call.func.attr in ROOTS - {"exists"}:
-            if self.table(call.func.value, certain=True):
-                return call.func.attr
+        method = call.func if isinstance(call.func, ast.Attribute) else None
+        if method and method.attr in ROOTS - {"exists"} and self.table(method.value, certain=True):
+            return method.attr
         return None
 
     def chain(self, node: ast.expr) -> tuple[ast.expr, list[tuple[str, ast.Call]]]:
@@ -108,14 +97,6 @@ class Reader:
             calls.append((attribute.attr, call))
             node = call
 
-    def function_of(self, node: ast.AST) -> Function | None:
-        """Return the innermost function around a node."""
-        while node in self.parents:
-            node = self.parents[node]
-            if isinstance(node, Function):
-                return node
-        return None
-
     def enclosing(self, top: ast.expr) -> Statement | None:
         """Return the statement in whose text an expression stands."""
         node: ast.AST = top
@@ -132,8 +113,6 @@ class Reader:
                 return True
             node = node.func if isinstance(node, ast.Call) else node.value
         return False
-
-    # -- reading -------------------------------------------------------------------------------------------------
 
     def _read(self, statement: Statement) -> None:
         whole = [*_arguments(statement.root)]
@@ -186,56 +165,6 @@ class Reader:
             found |= self.tables_in(part, function, depth)
         return found
 
-    def table(self, node: ast.expr, *, function: Function | None = None, certain: bool = False) -> str | None:
-        """Return the tenant table an expression stands for: its origin, `name@line` for an alias, or a parameter.
-
-        A parameter that is used like a table (`table.c...`) counts as a tenant table: nobody can say it is none.
-        """
-        origins = self.names.all_origins(node)
-        for origin in origins:
-            if origin in self.tenant_tables:
-                return origin
-        if origins or not isinstance(node, ast.Name):
-            return None
-        function = function or self.function_of(node)
-        for value in self.values(node.id, function):
-            call = value if isinstance(value, ast.Call) else None
-            if call and isinstance(call.func, ast.Attribute) and call.func.attr in {"alias", "tablesample"}:
-                if self.table(call.func.value, function=function, certain=certain):
-                    return f"{node.id}@{value.lineno}"
-        if (
-            not certain
-            and function
-            and node.id in _parameters(function)
-            and _used_as_table(function, node.id)
-        ):
-            return f"{node.id}@{function.lineno}"
-        return None
-
-    def column(self, node: ast.expr, function: Function | None, depth: int = 0) -> tuple[str, str] | None:
-        """Return (table, column) of `table.c.column`, `table.c["column"]`, or a name assigned to either."""
-        if isinstance(node, ast.Name) and depth < 3:
-            found = [self.column(value, function, depth + 1) for value in self.values(node.id, function)]
-            return next((column for column in found if column), None)
-        if isinstance(node, ast.Attribute):
-            space, name = node.value, node.attr
-        elif isinstance(node, ast.Subscript) and literal(node.slice):
-            space, name = node.value, literal(node.slice) or ""
-        else:
-            return None
-        for place in [space, *(self.values(space.id, function) if isinstance(space, ast.Name) else ())]:
-            if isinstance(place, ast.Attribute) and place.attr in {"c", "columns"}:
-                table = self.table(place.value, function=function) or self._global(place.value)
-                if table:
-                    return table, name
-        return None
-
-    def _global(self, node: ast.expr) -> str | None:
-        found = self.names.all_origins(node) & self.global_tables
-        return f"{GLOBAL}{min(found)}" if found else None
-
-    # -- conditions ----------------------------------------------------------------------------------------------
-
     def facts(self, node: ast.expr, function: Function | None, depth: int = 0) -> set[Fact]:
         """Return what a condition says of tenant ids, as far as it must hold."""
         if depth > 6 or self.is_statement(node):
@@ -267,16 +196,16 @@ class Reader:
         return facts | {(table, other) for table in right for other in (left or {BOUND})}
 
     def _tenant_ids(self, node: ast.expr, function: Function | None) -> set[str]:
-        if isinstance(node, ast.Call) and _called(node) == "tuple_":
+        if isinstance(node, ast.Call) and called(node) == "tuple_":
             return {table for argument in node.args for table in self._tenant_ids(argument, function)}
         column = self.column(node, function)
         return {column[0]} if column and column[1] == "tenant_id" else set()
 
     def _call(self, node: ast.Call, function: Function | None, depth: int) -> set[Fact]:
-        called = _called(node)
-        if called in {"in_", "is_not_distinct_from", "__eq__"} and isinstance(node.func, ast.Attribute):
+        name = called(node)
+        if name in {"in_", "is_not_distinct_from", "__eq__"} and isinstance(node.func, ast.Attribute):
             return {(table, BOUND) for table in self._tenant_ids(node.func.value, function)}
-        if called in {"and_", "join", "outerjoin", "tuple", "list"}:
+        if name in {"and_", "join", "outerjoin", "tuple", "list"}:
             parts = _arguments(node)
             if isinstance(node.func, ast.Attribute):
                 parts.append(node.func.value)
@@ -299,26 +228,9 @@ class Reader:
                     found.add((passed.get(table) or table, passed.get(other) or other))
         return found
 
-    # -- names ---------------------------------------------------------------------------------------------------
-
-    def values(self, name: str, function: Function | None) -> list[ast.expr]:
-        """Return what a name is assigned, or has appended, in the function, else in the module."""
-        for scope in (function, None):
-            if scope not in self._values:
-                self._values[scope] = _values_in(scope or self.module.tree, self)
-            if name in self._values[scope]:
-                return self._values[scope][name]
-        return []
-
-    def uses(self, name: str, function: Function | None) -> Iterator[ast.Name]:
-        """Yield the places of a function, or of the whole module, that read a name."""
-        for node in ast.walk(function or self.module.tree):
-            if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load):
-                yield node
-
 
 def _parts(node: ast.expr) -> Iterator[ast.expr]:
-    """Yield the expressions inside an expression; what is only asked for its name, key or type is no table."""
+    """Yield the expressions in an expression; what is only asked for its name, key or type is no table."""
     if isinstance(node, ast.Attribute) and node.attr in {"name", "key", "type"}:
         return
     for child in ast.iter_child_nodes(node):
@@ -333,7 +245,9 @@ def _parts(node: ast.expr) -> Iterator[ast.expr]:
 
 def _only_named(node: ast.expr, target: ast.expr) -> bool:
     """Tell whether a comprehension takes nothing of its items but their names, keys and types."""
-    if not isinstance(target, ast.Name) or not isinstance(node, ast.ListComp | ast.SetComp | ast.GeneratorExp):
+    if not isinstance(target, ast.Name) or not isinstance(
+        node, ast.ListComp | ast.SetComp | ast.GeneratorExp
+    ):
         return False
     uses = sum(isinstance(n, ast.Name) and n.id == target.id for n in ast.walk(node.elt))
     named = sum(
@@ -346,36 +260,5 @@ def _only_named(node: ast.expr, target: ast.expr) -> bool:
     return uses == named
 
 
-def _values_in(scope: ast.AST, reader: Reader) -> dict[str, list[ast.expr]]:
-    found: dict[str, list[ast.expr]] = {}
-    owner = scope if isinstance(scope, Function) else None
-    for node in ast.walk(scope):
-        pairs = assigned(node)
-        if isinstance(node, ast.Call) and _called(node) in {"append", "extend", "insert"} and node.args:
-            if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
-                pairs = [(node.func.value.id, node.args[-1])]
-        for name, value in pairs:
-            if reader.function_of(node) is owner:
-                found.setdefault(name, []).append(value)
-    return found
-
-
 def _arguments(call: ast.Call) -> list[ast.expr]:
     return [*call.args, *(keyword.value for keyword in call.keywords)]
-
-
-def _called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-
-
-def _parameters(function: Function) -> set[str]:
-    arguments = function.args
-    return {a.arg for a in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
-
-
-def _used_as_table(function: Function, name: str) -> bool:
-    for node in ast.walk(function):
-        if isinstance(node, ast.Attribute) and node.attr in {"c", "columns"}:
-            if isinstance(node.value, ast.Name) and node.value.id == name:
-                return True
-    return False

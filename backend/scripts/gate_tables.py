@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gate import Module, Tree
-from gate_names import Names, assigned, literal
+from gate_names import Names, assigned, called, literal
 
 TABLES = ("app/domains/*/tables.py", "app/domains/*/tables/*.py", "app/db/*.py")
 
@@ -59,7 +59,7 @@ def _tables_of(module: Module) -> Iterator[Table]:
         for variable, call in assigned(node):
             if not isinstance(call, ast.Call):
                 continue
-            tenant = _called(call) == "tenant_table"
+            tenant = called(call) == "tenant_table"
             if tenant or names.stands_for(call.func, "sqlalchemy.Table", "sqlalchemy.schema.Table"):
                 name = literal(call.args[0]) if call.args else None
                 name = name or variable
@@ -68,15 +68,11 @@ def _tables_of(module: Module) -> Iterator[Table]:
                 )
 
 
-def _called(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-
-
 def sql_texts(module: Module) -> Iterator[tuple[ast.Call, str]]:
-    """Yield (call, SQL) for each textual SQL of a module: literals given to a sink, directly or through a name."""
-    constants = string_constants(module.tree)
+    """Yield (call, SQL) for each textual SQL of a module: literals given to a sink, also through a name."""
+    constants, names = string_constants(module.tree), Names(module)
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Call) and _called(node) in SQL_SINKS:
+        if isinstance(node, ast.Call) and names.called(node) & SQL_SINKS:
             for argument in [*node.args, *(k.value for k in node.keywords)]:
                 for text in _texts(argument, constants):
                     yield node, text
@@ -98,7 +94,7 @@ def _texts(node: ast.expr, constants: dict[str, list[ast.expr]], depth: int = 0)
     elif isinstance(node, ast.Constant | ast.JoinedStr | ast.BinOp | ast.IfExp | ast.Tuple | ast.List):
         parts = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
         if parts:
-            yield " ".join(parts)
+            yield (" " if isinstance(node, ast.Tuple | ast.List) else "").join(parts)
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
         yield from _texts(node.func.value, constants, depth)  # "...".format(x), "...".join(y)
 

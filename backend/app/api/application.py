@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
 
 from app.api.deps import Doorkeeper
 from app.api.errors import HttpRefusal
@@ -24,7 +24,9 @@ from app.api.routes.health import health_routes
 from app.api.routing import Route
 from app.api.table import ROUTES
 from app.api.worker_pool import DispatchPool
+from app.hoc_spine.operation_registry import OperationRegistry
 from app.hoc_spine.spine import Spine
+from app.kernel.result_json import render
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -53,7 +55,7 @@ def build_application(
 
     application = FastAPI(
         title="HOC Spine",
-        openapi_url="/openapi.json",
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -67,15 +69,19 @@ def build_application(
     )
     application.router.routes[:0] = [
         *health_routes(spine),
+        _document_route(routes, spine.registry),
         OperationTable(routes, spine=spine, door=door, pool=pool),
     ]
-    document: dict[str, Any] = {}
-
-    def openapi() -> dict[str, Any]:
-        if not document:
-            document.update(build_document(routes, spine.registry))
-        return document
-
-    # The document comes from our route table and operation models, not from FastAPI's own routes.
-    application.openapi = openapi  # type: ignore[method-assign]
     return application
+
+
+def _document_route(routes: Sequence[Route], registry: OperationRegistry) -> StarletteRoute:
+    text: list[bytes] = []
+
+    async def openapi(request: Request) -> Response:
+        exchange_of(request.scope).route = "/openapi.json"
+        if not text:
+            text.append(render(build_document(routes, registry)))
+        return Response(text[0], media_type="application/json")
+
+    return StarletteRoute("/openapi.json", openapi)

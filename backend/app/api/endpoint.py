@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from app.api.answers import Answer
 from app.api.arguments import arguments_of, invalid_query, read_query
 from app.api.bodies import read_json_object
+from app.api.body_faults import document_refusal
 from app.api.deps import Doorkeeper, operator_context, read_run_id, tenant_context
 from app.api.errors import field_of
 from app.api.exchange import Exchange
@@ -110,24 +111,29 @@ class Endpoint:
             if self._has_media_type and media_type:
                 members["media_type"] = media_type
             return members
-        members = read_json_object(call.body, call.exchange.headers)
+        members = self._read_object(call)
+        if self.route.body_member is not None:
+            if not call.body:
+                # An absent body replaces nothing; only an object that was written as `{}` empties.
+                raise _unfit([{"pointer": "", "code": "missing", "detail": "is needed here"}])
+            return {self.route.body_member: members}
         # A name that the path or the query sets has one place; in the body it is an unknown member.
         taken = [name for name in (*self._path, *self._query) if name in members]
         if taken:
-            raise HocError(
-                ErrorKind.INVALID,
-                "INVALID_INPUT",
-                "The body does not fit this operation.",
-                errors=[
-                    {
-                        "pointer": f"/{name}",
-                        "code": "extra_forbidden",
-                        "detail": "is not a member of this body",
-                    }
-                    for name in taken
-                ],
+            detail = "is not a member of this body"
+            raise _unfit(
+                [{"pointer": f"/{name}", "code": "extra_forbidden", "detail": detail} for name in taken]
             )
         return members
+
+    def _read_object(self, call: Call) -> dict[str, Any]:
+        try:
+            return read_json_object(call.body, call.exchange.headers)
+        except HocError as error:
+            if error.code != "MALFORMED_JSON" or not self.route.documents:
+                raise
+            whole = self.route.documents[0] if self.route.body_member is not None else None
+            raise document_refusal(call.body, self.route.documents, whole=whole) or error from None
 
     def _refusal(self, result: OperationResult, *, if_none_match: frozenset[str] | None) -> HocError:
         error = result.error
@@ -168,7 +174,7 @@ class Endpoint:
             return bytes_answer(data, headers)
         if route.location is not None:
             headers.append(("location", fill(route.location, data)))
-        if (cursor := pick(data, "next_cursor")) and not self._writes:
+        if route.method == "GET" and (cursor := pick(data, "next_cursor")):
             headers.append(("link", next_link(call.exchange.instance, call.query_string, str(cursor))))
         return Answer.json(self._status(result), data, headers=headers)
 
@@ -224,6 +230,12 @@ def query_names(route: Route, names: tuple[str, ...]) -> tuple[str, ...]:
         return ()
     elsewhere = {*route.path_parameters, *(("content", "media_type") if route.raw_body else ())}
     return tuple(name for name in names if name not in elsewhere)
+
+
+def _unfit(errors: list[dict[str, Any]]) -> HocError:
+    return HocError(
+        ErrorKind.INVALID, "INVALID_INPUT", "The body does not fit this operation.", errors=errors
+    )
 
 
 def _as_parameter(item: dict[str, Any]) -> dict[str, Any]:

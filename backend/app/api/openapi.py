@@ -6,17 +6,17 @@ import argparse
 import importlib
 import pkgutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import orjson
-from pydantic import TypeAdapter
 
 import app.hoc_spine.handlers as handlers
 from app.api import openapi_parts as parts
 from app.api.endpoint import BODY_METHODS, operation_of, query_names
 from app.api.openapi_parts import Json
+from app.api.openapi_schemas import Schemas
 from app.api.routing import Route
 from app.api.table import ROUTES
 from app.hoc_spine.operation_registry import Operation, OperationRegistry
@@ -24,16 +24,20 @@ from app.kernel.pages import Page
 
 DOCUMENT_FILE: Final = Path(__file__).resolve().parents[3] / "docs" / "openapi.json"
 API_VERSION: Final = "1"
-_REFERENCE: Final = "#/components/schemas/{model}"
 
 
 def build_document(routes: Sequence[Route], registry: OperationRegistry) -> Json:
     """Return the OpenAPI 3.1 document of the routes."""
     pairs = [(route, operation_of(route, registry)) for route in routes]
-    schemas, definitions = _schemas([operation for _, operation in pairs])
+    schemas = Schemas(operation for _, operation in pairs)
     paths: dict[str, Json] = parts.health_paths()
+    named: set[str] = set()
     for route, operation in pairs:
-        entry = _operation(route, operation, schemas, definitions)
+        entry = _operation(route, operation, schemas)
+        if operation.name in named:
+            # Another form of the same operation: an id is unique in a document.
+            entry["operationId"] = f"{operation.name}.{route.path.rsplit('/', 1)[1]}"
+        named.add(operation.name)
         paths.setdefault(route.path, {})[route.method.lower()] = entry
     return {
         "openapi": "3.1.0",
@@ -41,7 +45,7 @@ def build_document(routes: Sequence[Route], registry: OperationRegistry) -> Json
         "tags": [{"name": name} for name in sorted({"health", *(route.tag for route in routes)})],
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": dict(sorted({**definitions, "Problem": parts.PROBLEM}.items())),
+            "schemas": dict(sorted({**schemas.reachable(paths), "Problem": parts.PROBLEM}.items())),
             "responses": parts.problem_responses(),
             "parameters": parts.PARAMETERS,
             "headers": parts.HEADERS,
@@ -68,23 +72,10 @@ def refusal_statuses(route: Route, operation: Operation) -> list[int]:
     return sorted(statuses)
 
 
-def _schemas(operations: Iterable[Operation]) -> tuple[dict[tuple[str, str], Json], Json]:
-    # One call for all models, so that one name means one schema throughout the document.
-    wanted: list[tuple[Any, Any, TypeAdapter[Any]]] = []
-    for operation in {operation.name: operation for operation in operations}.values():
-        wanted.append((f"{operation.name}:input", "validation", TypeAdapter(operation.input)))
-        wanted.append((f"{operation.name}:output", "serialization", TypeAdapter(operation.output)))
-    found, shared = TypeAdapter.json_schemas(wanted, by_alias=True, ref_template=_REFERENCE)
-    return dict(found), dict(shared.get("$defs", {}))
-
-
-def _operation(
-    route: Route, operation: Operation, schemas: Mapping[tuple[str, str], Json], definitions: Json
-) -> Json:
-    model = _resolve(schemas[(f"{operation.name}:input", "validation")], definitions)
-    names = tuple(model.get("properties", {}))
-    queried = query_names(route, names)
-    output = schemas[(f"{operation.name}:output", "serialization")]
+def _operation(route: Route, operation: Operation, schemas: Schemas) -> Json:
+    model = schemas.resolved(schemas.input(operation))
+    queried = query_names(route, tuple(model.get("properties", {})))
+    output = schemas.output(operation)
     entry: Json = {
         "operationId": operation.name,
         "summary": _summary(operation),
@@ -107,19 +98,14 @@ def _operation(
             "description": "The version is known.",
             "headers": parts.STANDING_HEADERS,
         }
-    body = _body(route, model, queried)
+    body = _body(route, schemas.input(operation), model, queried)
     if body is not None:
         entry["requestBody"] = body
     return entry
 
 
-def _resolve(schema: Json, definitions: Json) -> Json:
-    reference = schema.get("$ref")
-    return schema if reference is None else definitions[str(reference).rsplit("/", 1)[1]]
-
-
 def _summary(operation: Operation) -> str:
-    text = (operation.input.__doc__ or operation.handler.__doc__ or operation.name).strip()
+    text = (operation.handler.__doc__ or operation.input.__doc__ or operation.name).strip()
     return text.split("\n\n")[0].replace("\n", " ").strip()
 
 
@@ -153,11 +139,14 @@ def _header_parameters(route: Route, operation: Operation) -> list[Json]:
     return [{"$ref": f"#/components/parameters/{name}"} for name in names]
 
 
-def _body(route: Route, model: Json, queried: Sequence[str]) -> Json | None:
+def _body(route: Route, whole: Json, model: Json, queried: Sequence[str]) -> Json | None:
     if route.method not in BODY_METHODS:
         return None
     if route.raw_body:
         return {"required": False, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}
+    if route.body_member is not None:
+        free: Json = {"type": "object", "additionalProperties": True}
+        return {"required": True, "content": {"application/json": {"schema": free}}}
     elsewhere = {*route.path_parameters, *queried}
     properties = {
         name: schema for name, schema in model.get("properties", {}).items() if name not in elsewhere
@@ -165,6 +154,8 @@ def _body(route: Route, model: Json, queried: Sequence[str]) -> Json | None:
     if not properties:
         return None
     required = [name for name in model.get("required", ()) if name in properties]
+    if not elsewhere:
+        return {"required": bool(required), "content": {"application/json": {"schema": whole}}}
     schema: Json = {"type": "object", "properties": properties, "additionalProperties": False}
     if required:
         schema["required"] = required

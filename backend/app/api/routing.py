@@ -28,6 +28,8 @@ class Route:
     etag: ETagRule = False
     location: str | None = None
     raw_body: bool = False
+    body_member: str | None = None
+    documents: tuple[str, ...] = ()
     response: Literal["json", "bytes"] = "json"
     operator: bool = False
     query: tuple[str, ...] | None = None
@@ -66,6 +68,8 @@ class OperationRoutes:
         etag: ETagRule = False,
         location: str | None = None,
         raw_body: bool = False,
+        body_member: str | None = None,
+        documents: Sequence[str] = (),
         response: Literal["json", "bytes"] = "json",
         operator: bool | None = None,
         query: Sequence[str] | None = None,
@@ -78,9 +82,11 @@ class OperationRoutes:
         `status` is the success status or a function of the result's members; `statuses` names the possible
         ones for the documentation when it is a function (default 200, 201, 202); `replay_status` replaces it
         for an answer that was replayed. `etag` is True for `data.version`, or a dotted path to the version.
-        `location` is a template below the API root, filled from the result. `query` names the input fields
-        that a POST, PUT or PATCH takes from the query string instead of the body. `missing` maps a path
-        parameter to its 404 code where that is not `<NOUN>_NOT_FOUND` of the parameter's name.
+        `location` is a template below the API root, filled from the result. `body_member` names the input
+        field whose value is the whole JSON body. `documents` names the members that are JSON objects of the
+        caller's own: what is not strict JSON inside one of them is INVALID_METADATA. `query` names the input
+        fields that a POST, PUT or PATCH takes from the query string instead of the body. `missing` maps a
+        path parameter to its 404 code where that is not `<NOUN>_NOT_FOUND` of the parameter's name.
         `max_body_bytes` is a number or the name of a setting. `refusals` documents refusal statuses beyond
         those that every route of its kind has (502, 504).
         """
@@ -102,6 +108,8 @@ class OperationRoutes:
                 etag=etag,
                 location=location,
                 raw_body=raw_body,
+                body_member=body_member,
+                documents=tuple(documents),
                 response=response,
                 operator=self.operator if operator is None else operator,
                 query=None if query is None else tuple(query),

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+from app.api.routes import (
+    knowledge,
+    knowledge_jobs,
+    logs,
+    policies,
+    repository,
+    retrieval,
+    runs,
+    tenants,
+    traces,
+)
+from app.api.routing import Route
 
-import app.api.routes
-from app.api.routing import OperationRoutes, Route
-
-
-# TODO http: becomes explicit imports when every module is there.
-def _collect() -> tuple[Route, ...]:
-    found: list[Route] = []
-    for module in pkgutil.iter_modules(app.api.routes.__path__):
-        members = vars(importlib.import_module(f"{app.api.routes.__name__}.{module.name}"))
-        for value in members.values():
-            if isinstance(value, OperationRoutes):
-                found.extend(value)
-    return tuple(found)
-
-
-ROUTES: tuple[Route, ...] = _collect()
+ROUTES: tuple[Route, ...] = (
+    *tenants.routes,
+    *tenants.keys,
+    *tenants.operator,
+    *policies.routes,
+    *runs.routes,
+    *traces.routes,
+    *logs.runs,
+    *logs.routes,
+    *knowledge.routes,
+    *knowledge_jobs.routes,
+    *retrieval.routes,
+    *repository.routes,
+)

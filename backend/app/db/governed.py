@@ -31,6 +31,12 @@ class Governed:
     digests: tuple[str, ...]
     json: frozenset[str]
     unhashed: Mapping[str, str]
+    bodies: Mapping[str, tuple[str, ...]]
+    joined: Mapping[str, tuple[str, ...]]
+
+    def members(self, type_name: str) -> tuple[str, ...]:
+        """The member set of a type's body: its own list, or the hashed columns, and what joins them."""
+        return (*self.bodies.get(type_name, self.hashed), *self.joined.get(type_name, ()))
 
     @property
     def key(self) -> tuple[str, ...]:
@@ -58,9 +64,25 @@ def govern(
     digests: tuple[str, ...] = (),
     json_columns: tuple[str, ...] = (),
     unhashed: Mapping[str, str] | None = None,
+    bodies: Mapping[str, tuple[str, ...]] | None = None,
+    joined: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
-    """Register a table's rows as facts of these types; each unhashed column states class and reason."""
-    entry = Governed(table, mode, types, protected, digests, frozenset(json_columns), dict(unhashed or {}))
+    """Register a table's rows as facts of these types; each unhashed column states class and reason.
+
+    `bodies` are the member lists of types that do not carry the whole row, `joined` names the members
+    that a type adds to its columns (`trace`, `closure`).
+    """
+    entry = Governed(
+        table,
+        mode,
+        types,
+        protected,
+        digests,
+        frozenset(json_columns),
+        dict(unhashed or {}),
+        dict(bodies or {}),
+        dict(joined or {}),
+    )
     GOVERNED[table.name] = entry
     for name in types:
         FACT_TABLES[name] = entry
@@ -125,7 +147,7 @@ def statement_text(members: Mapping[str, Any], body: Mapping[str, Any]) -> str:
 
 def statement_types() -> dict[str, list[str]]:
     """Return the body member set of every registered fact type, for the committed register."""
-    return {name: sorted(entry.hashed) for name, entry in sorted(FACT_TABLES.items())}
+    return {name: sorted(entry.members(name)) for name, entry in sorted(FACT_TABLES.items())}
 
 
 def statement_types_text() -> str:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import gate_impure
 import gate_tables
 from gate import Gate, Module, Tree, Violation, run
-from gate_names import Names, attribute_uses, literal
+from gate_names import COMPUTED, Names, attribute_uses, literal
 
 DRIVERS = ("app/domains/*/drivers/*.py", "app/domains/*/drivers.py")
 TRANSACTION = {"commit", "rollback", "begin", "begin_nested", "begin_twophase", "savepoint"}
@@ -44,40 +44,34 @@ def check(tree: Tree) -> Iterator[Violation]:
             yield module.violation(
                 node, "DRV-004", f"{deed}; a driver gets times, ids and settings as arguments"
             )
-        yield from built_sql(module)
+        yield from built_sql(module, names)
 
 
 def transactions_and_openers(module: Module, names: Names) -> Iterator[Violation]:
     """Yield transaction words (any receiver) and whatever opens a connection, session or engine."""
     for node, receiver, word in attribute_uses(module.tree):
-        if isinstance(receiver, ast.Attribute) and receiver.attr in {"c", "columns"}:
-            continue
-        if word in TRANSACTION:
-            yield module.violation(
-                node, "DRV-001", f"says {word}; the spine owns the transaction of this connection"
-            )
-        elif word in OPENERS:
-            yield module.violation(node, "DRV-002", f"opens by {word}; use the connection handed in")
+        if not (isinstance(receiver, ast.Attribute) and receiver.attr in {"c", "columns"}):
+            yield from _said(module, node, word)
+        if word == COMPUTED and "conn" in ast.unparse(receiver):
+            text = "asks the connection for an attribute that nobody can read here; write its name"
+            yield module.violation(node, "DRV-001", text)
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ImportFrom):
             for item in node.names:
-                if item.name in OPENERS:
-                    yield module.violation(
-                        node, "DRV-002", f"imports {item.name}; use the connection handed in"
-                    )
-                elif item.name in TRANSACTION:
-                    yield module.violation(
-                        node, "DRV-001", f"imports {item.name}; the spine owns the transaction"
-                    )
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in OPENERS:
-            if not names.all_origins(node.func):  # an imported one is reported at its import
-                yield module.violation(
-                    node, "DRV-002", f"opens by {node.func.id}(); use the connection handed in"
-                )
+                yield from _said(module, node, item.name)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in OPENERS and not names.all_origins(node.func):  # an imported one is said above
+                yield from _said(module, node, node.func.id)
         elif isinstance(node, ast.keyword) and node.arg == "isolation_level":
-            yield module.violation(
-                node.value, "DRV-001", "sets isolation_level; the spine owns the transaction"
-            )
+            yield from _said(module, node.value, "begin")
+
+
+def _said(module: Module, node: ast.AST, word: str) -> Iterator[Violation]:
+    if word in TRANSACTION:
+        text = f"says {word} or sets how it works; the spine owns the transaction of this connection"
+        yield module.violation(node, "DRV-001", text)
+    elif word in OPENERS:
+        yield module.violation(node, "DRV-002", f"opens by {word}; use the connection handed in")
 
 
 def signatures(module: Module, names: Names, globals_: set[str]) -> Iterator[Violation]:
@@ -93,7 +87,9 @@ def signatures(module: Module, names: Names, globals_: set[str]) -> Iterator[Vio
             function, names, globals_
         ):
             continue
-        text = f"{function.name} does not take `tenant_id` by keyword (after `*`); every driver works for one tenant"
+        text = (
+            f"{function.name} does not take `tenant_id` by keyword (after `*`); a driver works for one tenant"
+        )
         yield module.violation(function, "DRV-006", text)
 
 
@@ -115,7 +111,7 @@ def _only_global(function: Function, names: Names, globals_: set[str]) -> bool:
     return bool(used) and used <= globals_
 
 
-def built_sql(module: Module) -> Iterator[Violation]:
+def built_sql(module: Module, names: Names) -> Iterator[Violation]:
     """Yield SQL made from pieces: f-string, %, +, format, join, replace, or a text nobody can read here."""
     constants = gate_tables.string_constants(module.tree)
     for node in ast.walk(module.tree):
@@ -125,15 +121,14 @@ def built_sql(module: Module) -> Iterator[Violation]:
             )
         if not isinstance(node, ast.Call):
             continue
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-        if called in SQL_TEXT and node.args and not _constant(node.args[0], constants):
-            text = (
-                f"{called}() gets a text that is not written here whole; use a literal with bind parameters"
-            )
+        sinks = names.called(node)
+        sink = min(sinks, default="")
+        if sinks & SQL_TEXT and node.args and not _constant(node.args[0], constants):
+            text = f"{sink}() gets a text that is not written here whole; use a literal with bind parameters"
             yield module.violation(node, "DRV-005", text)
-        elif called in EXECUTES and node.args and _built_text(node.args[0], constants):
+        elif sinks & EXECUTES and node.args and _built_text(node.args[0], constants):
             yield module.violation(
-                node, "DRV-005", f"{called}() gets SQL built from pieces; use bind parameters"
+                node, "DRV-005", f"{sink}() gets SQL built from pieces; use bind parameters"
             )
 
 

@@ -108,7 +108,7 @@ def columns(
         yield Violation(*place, "HASH-006", f"{name} ({entry['mode']}) has no column {column}; add it")
     for column in sorted(set(entry["hashed"]) & set(present)):
         if present[column] in INEXACT:
-            text = f"{name}.{column} is {present[column]}, which has no exact text; store integers or canonical text"
+            text = f"{name}.{column} is {present[column]}, which has no exact text; store integers"
             yield Violation(*place, "HASH-007", text)
         if present[column] == "CanonicalText" and column not in {*entry["json"], *entry["digests"]}:
             text = (

@@ -1,4 +1,4 @@
-"""Gate: `__init__.py` files hold nothing but honest re-exports, and packages are exactly where they belong."""
+"""Gate: `__init__.py` files hold nothing but honest re-exports, and packages are where they belong."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _binds(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.Import | ast.ImportFrom):
         yield from (item.asname or item.name.partition(".")[0] for item in node.names)
     elif isinstance(node, getattr(ast, "TypeAlias", ())):
-        yield node.name.id
+        yield str(getattr(getattr(node, "name", None), "id", ""))
 
 
 def _exports(node: ast.stmt) -> set[str] | None:
@@ -130,7 +130,7 @@ def missing_packages(tree: Tree) -> Iterator[Violation]:
 
 
 def misplaced_packages(tree: Tree) -> Iterator[Violation]:
-    """Yield each `__init__.py` where none may be: `alembic/` would shadow the library, `scripts/` are programs."""
+    """Yield each `__init__.py` where none may be: `alembic/` would shadow the library."""
     for module in tree.select(*(f"{folder}/*__init__.py" for folder in NO_PACKAGES)):
         folder = Path(module.relative).parent.as_posix()
         yield module.violation(1, "INIT-006", f"{folder}/ must be no package; delete the file")

@@ -32,7 +32,7 @@ TYPES: dict[str, type[Contract]] = {
         ProtectedContract,
     )
 }
-# Options that name modules; a tree that lacks a named module gets an empty one, so partial trees can be checked.
+# Options that name modules. A tree that lacks one gets it empty, so that parts of the product can be checked.
 MODULE_OPTIONS = (
     "containers",
     "source_modules",

@@ -1,4 +1,4 @@
-"""Gate: every operation has one handler, one owner, scope, input, output, a test and a docs row; every route one operation."""
+"""Gate: every operation is owned, complete, tested and documented; every route dispatches exactly one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gate import Gate, GateError, Module, Tree, Violation, clean_or_not, run
 from gate_imports import module_at
-from gate_names import Names, attribute_uses, functions, literal
+from gate_names import Names, called, functions, literal
 from gate_operations import Operation, declared, module_names
 
 HANDLERS = "app/hoc_spine/handlers/*.py"
@@ -22,10 +22,12 @@ AREAS = ("runs", "policies", "controls", "incidents", "lessons", "decisions", "s
          "retrieval", "repository", "tenant", "keys")  # fmt: skip
 NAME = re.compile(r"^[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+$")
 SCOPE = re.compile(rf"^({'|'.join(AREAS)}):(read|write|admin)$")
+ROUTE_MAKERS = {"get", "post", "put", "patch", "delete", "api_route", "add_api_route", "route"}
 # Health, metrics and the OpenAPI document are no operations: they say nothing of any tenant.
 PLAIN_ROUTES = "app/api/routes/health.py"
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+# A function: the dotted name of its module, and its own.
+Place = tuple[str, str]
 
 
 def check(tree: Tree) -> Iterator[Violation]:
@@ -58,7 +60,7 @@ def operations_of(module: Module) -> Iterator[Operation | Violation]:
         if isinstance(found, Operation):
             yield found
         else:
-            text = "is no Operation(...) that can be read here; write it out, or use a one-line helper of this module"
+            text = "is no Operation(...) that can be read here; write it out, or by a one-line helper"
             yield module.violation(found.node, "OPS-001", text)
 
 
@@ -109,55 +111,52 @@ class AuditReach:
         self.tree = tree
         self.operations = {o.name: o for o in operations}
         self._names: dict[str, Names] = {}
-        self._seen: dict[tuple[str, str], bool] = {}
-
-    def names(self, module: Module) -> Names:
-        """Return the resolved names of a module, made once."""
-        return self._names.setdefault(module.name, Names(module))
-
-    def reaches(self, module: Module, function_name: str) -> bool:
-        """Tell whether a function calls `.audit(...)` itself or through the spine."""
-        key = (module.name, function_name)
-        if key not in self._seen:
-            self._seen[key] = False  # a cycle of calls audits nothing by going round
-            found = [f for f in functions(module.tree) if f.name == function_name]
-            self._seen[key] = any(self._function(module, f) for f in found)
-        return self._seen[key]
-
-    def _function(self, module: Module, function: Function) -> bool:
-        local = {f.name for f in functions(module.tree)}
-        for node, receiver, word in attribute_uses(function):
-            if (
-                word == "audit"
-                and isinstance(receiver, ast.Name | ast.Attribute)
-                and not isinstance(node, ast.Call)
-            ):
-                return True
-        for node in ast.walk(function):
-            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "dispatch" and node.args:
-                other = self.operations.get(literal(node.args[0]) or "")
-                if other and other.text("mode") == "write" and self.of(other):
-                    return True
-            # A function that is called, or handed on to be called.
-            if isinstance(node, ast.Name) and node.id in local and node.id != function.name:
-                if self.reaches(module, node.id):
-                    return True
-            if isinstance(node, ast.Name | ast.Attribute) and self._elsewhere(module, node):
-                return True
-        return False
-
-    def _elsewhere(self, module: Module, node: ast.expr) -> bool:
-        for origin in self.names(module).all_origins(node):
-            head, _, name = origin.rpartition(".")
-            other = module_at(self.tree, head) if head.startswith("app.hoc_spine.") else None
-            if other is not None and self.reaches(other, name):
-                return True
-        return False
+        self._uses: dict[Place, tuple[bool, set[Place]]] = {}
 
     def of(self, operation: Operation) -> bool:
         """Tell whether an operation's handler reaches an audit entry."""
-        handler = operation.given.get("handler")
-        return isinstance(handler, ast.Name) and self.reaches(operation.module, handler.id)
+        todo = [(operation.module.name, operation.handler or "")]
+        seen: set[Place] = set()
+        while todo:
+            place = todo.pop()
+            if place in seen:
+                continue
+            seen.add(place)
+            if place not in self._uses:
+                self._uses[place] = self._used_by(place)
+            audits, others = self._uses[place]
+            if audits:
+                return True
+            todo.extend(others)
+        return False
+
+    def _used_by(self, place: Place) -> tuple[bool, set[Place]]:
+        """Return whether a function audits itself, and the functions that it calls or hands on."""
+        module = module_at(self.tree, place[0])
+        if module is None:
+            return False, set()
+        if module.name not in self._names:
+            self._names[module.name] = Names(module)
+        local = {f.name: f for f in functions(module.tree)}
+        others: set[Place] = set()
+        for node in ast.walk(local[place[1]]) if place[1] in local else ():
+            if isinstance(node, ast.Attribute) and node.attr == "audit":
+                return True, set()
+            if isinstance(node, ast.Name) and node.id in local:
+                others.add((module.name, node.id))
+            if isinstance(node, ast.Name | ast.Attribute):
+                origins = self._names[module.name].all_origins(node)
+                others |= {_split(origin) for origin in origins if origin.startswith("app.hoc_spine.")}
+            elif isinstance(node, ast.Call) and called(node) == "dispatch" and node.args:
+                nested = self.operations.get(literal(node.args[0]) or "")
+                if nested and nested.handler:
+                    others.add((nested.module.name, nested.handler))
+        return False, others
+
+
+def _split(origin: str) -> Place:
+    module, _, function = origin.rpartition(".")
+    return module, function
 
 
 def audited(audits: AuditReach, operation: Operation) -> Iterator[Violation]:
@@ -174,7 +173,7 @@ def audited(audits: AuditReach, operation: Operation) -> Iterator[Violation]:
         text = f"{operation.name} gives no readable reason in no_audit; write one sentence"
         yield operation.module.violation(operation.node, "OPS-011", text)
     elif not stated and not audits.of(operation):
-        text = f'{operation.name} writes and its handler reaches no ctx.audit(); audit it or give no_audit="reason"'
+        text = f'{operation.name} writes and reaches no ctx.audit(); audit it, or give no_audit="reason"'
         yield operation.module.violation(operation.node, "OPS-011", text)
 
 
@@ -192,7 +191,7 @@ def unique(operations: list[Operation]) -> Iterator[Violation]:
         if isinstance(handler, ast.Name):
             key = (operation.module.name, handler.id)
             if key in handlers:
-                text = f"{handler.id} serves {handlers[key].name} and {operation.name}; one operation has one handler"
+                text = f"{handler.id} serves {handlers[key].name} too; write a handler for each operation"
                 yield operation.module.violation(operation.node, "OPS-006", text)
             handlers[key] = operation
 
@@ -245,28 +244,15 @@ def routes(tree: Tree, operations: dict[str, Operation]) -> Iterator[Violation]:
             receiver = getattr(node.func.value, "id", None)
             if node.func.attr == "add" and receiver in prefixes:
                 yield from _route(module, node, prefixes[receiver], operations, taken)
-            elif node.func.attr in {
-                "get",
-                "post",
-                "put",
-                "patch",
-                "delete",
-                "api_route",
-                "add_api_route",
-                "route",
-            }:
-                if "outer" in (receiver or "") or receiver == "app":
-                    text = "declares a route past the operations; use OperationRoutes.add()"
-                    yield module.violation(node, "OPS-009", text)
+            elif node.func.attr in ROUTE_MAKERS and ("outer" in (receiver or "") or receiver == "app"):
+                text = "declares a route past the operations; use OperationRoutes.add()"
+                yield module.violation(node, "OPS-009", text)
 
 
 def _prefixes(module: Module) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, value in module_names(module).items():
-        if (
-            isinstance(value, ast.Call)
-            and getattr(value.func, "id", getattr(value.func, "attr", "")) == "OperationRoutes"
-        ):
+        if isinstance(value, ast.Call) and called(value) == "OperationRoutes":
             given = {k.arg: literal(k.value) for k in value.keywords if k.arg}
             found[name] = (given.get("root") or "") + (given.get("prefix") or "")
     return found

@@ -19,12 +19,12 @@ def check(tree: Tree) -> Iterator[Violation]:
     """Yield every module and function that is too long."""
     for module in tree.select("app/*.py", "scripts/*.py", least=1):
         if module.line_count > MODULE_LINES:
-            text = f"the module has {module.line_count} lines (at most {MODULE_LINES}); split it by what its parts decide"
+            text = f"the module has {module.line_count} lines, at most {MODULE_LINES} are good; split it"
             yield module.violation(1, "SIZE-001", text)
         for function in functions(module.tree):
             lines = (function.end_lineno or function.lineno) - function.lineno + 1
             if lines > FUNCTION_LINES:
-                text = f"{function.name} has {lines} lines (at most {FUNCTION_LINES}); move its steps into functions"
+                text = f"{function.name} has {lines} lines, at most {FUNCTION_LINES} are good; split it"
                 yield module.violation(function, "SIZE-002", text)
 
 

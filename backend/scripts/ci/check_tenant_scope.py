@@ -12,7 +12,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gate_tables
 from gate import Gate, Module, Tree, Violation, clean_or_not, run
-from gate_statements import FROM_CLAUSE, Function, Reader, Statement
+from gate_columns import Function
+from gate_names import literal
+from gate_statements import FROM_CLAUSE, Reader, Statement
 from gate_tables import GLOBAL_TABLES, Table
 
 MEND = "add `<table>.c.tenant_id == tenant_id` to its conditions"
@@ -33,6 +35,7 @@ def check(tree: Tree) -> Iterator[Violation]:
     for module in tree.select("app/*.py"):
         yield from textual(module, tables)
         reader = Reader(module, of_tenants, of_none)
+        yield from makeshift(reader, set(of_tenants.values()))
         for statement in list(reader.statements()):
             yield from unscoped(reader, statement)
 
@@ -43,8 +46,21 @@ def unknown_kinds(tables: list[Table]) -> Iterator[Violation]:
         made_for_tenants = isinstance(table.node.func, ast.Name) and table.node.func.id == "tenant_table"
         made_for_tenants = made_for_tenants or getattr(table.node.func, "attr", "") == "tenant_table"
         if not made_for_tenants and table.name not in GLOBAL_TABLES:
-            text = f"{table.name} is a plain Table; use tenant_table(), or list it with its reason in GLOBAL_TABLES"
+            text = (
+                f"{table.name} is a plain Table; use tenant_table(), or name it in GLOBAL_TABLES and say why"
+            )
             yield table.module.violation(table.node, "SCOPE-002", text)
+
+
+def makeshift(reader: Reader, tenant_tables: set[str]) -> Iterator[Violation]:
+    """Yield `sa.table("name")` of a tenant table: statements on it would be read as statements on nothing."""
+    for node in ast.walk(reader.module.tree):
+        if not isinstance(node, ast.Call) or not node.args or literal(node.args[0]) not in tenant_tables:
+            continue
+        origins = reader.names.all_origins(node.func)
+        if any(origin.startswith("sqlalchemy.") and origin.endswith(".table") for origin in origins):
+            text = f"makes a second {literal(node.args[0])} of its own; import the table that is declared"
+            yield reader.module.violation(node, "SCOPE-002", text)
 
 
 def textual(module: Module, tables: list[Table]) -> Iterator[Violation]:
@@ -61,12 +77,14 @@ def textual(module: Module, tables: list[Table]) -> Iterator[Violation]:
         ):
             continue
         if not COMPARED.search(sql) or len(re.findall(r"\btenant_id\b", sql)) < len(named):
-            text = f"SQL on {', '.join(sorted(named))} does not compare tenant_id of each; add `tenant_id = :tenant_id`"
+            text = (
+                f"SQL on {', '.join(sorted(named))} does not compare tenant_id of each; add `tenant_id = :t`"
+            )
             yield module.violation(call, "SCOPE-003", text)
 
 
 def unscoped(reader: Reader, statement: Statement) -> Iterator[Violation]:
-    """Yield a violation when a statement, with all that is chained to it elsewhere, leaves a tenant table open."""
+    """Yield a violation when a statement, with all that is chained to it, leaves a tenant table open."""
     if not statement.unscoped():
         return
     uses = list(_uses_elsewhere(reader, statement))
@@ -89,7 +107,7 @@ def unscoped(reader: Reader, statement: Statement) -> Iterator[Violation]:
 
 
 def _correlated(reader: Reader, statement: Statement, uses: list[ast.expr]) -> bool:
-    """Tell whether the open tables all belong to the statements that use this one as a condition or column."""
+    """Tell whether the open tables belong to the statements that use this one as a condition or column."""
     if not uses:
         return False
     for use in uses:

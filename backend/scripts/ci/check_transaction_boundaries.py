@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gate_tables
 from gate import Gate, Module, Tree, Violation, clean_or_not, run
-from gate_names import attribute_uses
+from gate_names import COMPUTED, attribute_uses
 
 OWNER = "app/hoc_spine/transactions.py"
 WORDS = {"commit", "rollback", "begin", "begin_nested", "begin_twophase", "savepoint"}
@@ -20,6 +20,7 @@ SPOKEN = re.compile(
     r"^\s*(BEGIN|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|START\s+TRANSACTION|PREPARE\s+TRANSACTION)\b[\w\s;]*$",
     re.IGNORECASE,
 )
+CONNECTION = re.compile(r"conn|session|transaction|unit\b", re.IGNORECASE)
 MEND = f"only {OWNER} owns transactions; ask it, or use ctx.savepoint() in a handler"
 
 
@@ -35,6 +36,8 @@ def spoken_in(module: Module) -> Iterator[Violation]:
     for node, receiver, word in attribute_uses(module.tree):
         if word in WORDS and not _allowed(module, receiver, word):
             yield module.violation(node, "TXN-001", f"says {word}; {MEND}")
+        elif word == COMPUTED and CONNECTION.search(ast.unparse(receiver)):
+            yield module.violation(node, "TXN-001", f"computes what it asks of a connection; {MEND}")
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ImportFrom):
             for item in node.names:

@@ -67,7 +67,7 @@ def chain(versions: list[Module]) -> Iterator[Violation]:
             yield module.violation(facts["down_revision"], "MIG-001", text)
         seen[revision], followers[down] = module, module
         for name in ("branch_labels", "depends_on"):
-            if name in facts and not (isinstance(facts[name], ast.Constant) and facts[name].value is None):
+            if name in facts and ast.unparse(facts[name]) != "None":
                 text = f"{name} makes the chain a graph; leave it None"
                 yield module.violation(facts[name], "MIG-001", text)
         defined = {node.name for node in module.tree.body if isinstance(node, ast.FunctionDef)}

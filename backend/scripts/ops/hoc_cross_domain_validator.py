@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,7 @@ def check(tree: Tree) -> Iterator[Violation]:
             yield module.violation(1, "XDOM-004", f"{module.name} {text}")
         names = Names(module)
         yield from hidden_imports(module, names)
+        yield from named_slices(module, names)
         yield from foreign_tables(module, names, tables)
 
 
@@ -93,6 +95,22 @@ def hidden_imports(module: Module, names: Names) -> Iterator[Violation]:
             yield module.violation(
                 node, "XDOM-005", "sys.modules hides an import; import the module by its name"
             )
+
+
+def named_slices(module: Module, names: Names) -> Iterator[Violation]:
+    """Yield the texts that name a module of another slice, for whatever loads modules by name."""
+    own = f"{DOMAINS}.{gate_tables.slice_of(module)}"
+    literal_imports = {
+        id(node.args[0])
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Call) and node.args and is_importer(node, names)
+    }
+    for node in ast.walk(module.tree):
+        if not isinstance(node, ast.Constant) or id(node) in literal_imports:
+            continue
+        text = node.value if isinstance(node.value, str) else ""
+        if re.fullmatch(r"app\.domains(\.\w+)+(:\w+)?", text) and not f"{text}.".startswith(f"{own}."):
+            yield module.violation(node, "XDOM-005", f"names {text}, which hides an import; {MEND}")
 
 
 def foreign_tables(module: Module, names: Names, tables: list[gate_tables.Table]) -> Iterator[Violation]:

@@ -15,13 +15,37 @@ from gate_names import Names, attribute_uses, functions, imports
 
 ENGINES = ("app/domains/*/engines/*.py", "app/domains/*/engines.py")
 DRIVERS = ("app/domains/*/drivers/*.py", "app/domains/*/drivers.py")
-FOREIGN = ("sqlalchemy", "sqlite3", "psycopg", "alembic", "fastapi", "starlette", "pydantic_settings", "app.settings",
-           "app.db.engine", "app.db.metadata", "app.db.dialect", "app.api", "app.bootstrap")  # fmt: skip
+FOREIGN = (
+    "sqlalchemy",
+    "sqlite3",
+    "psycopg",
+    "alembic",
+    "fastapi",
+    "starlette",
+    "pydantic_settings",
+    "app.settings",
+    "app.bootstrap",
+    "app.api",
+    "app.db.engine",
+    "app.db.metadata",
+    "app.db.dialect",
+)
 PURE_PREFIXES = ("decide_", "check_")
 SQL_CALLS = {"execute", "scalars", "scalar", "exec_driver_sql"}
 
 # Enums that name business states and judgements; an enum of value kinds only shapes the SQL.
-VOCABULARIES = ("State", "Status", "Outcome", "Decision", "Effect", "Severity", "Verdict", "Reason", "Phase", "Stage")
+VOCABULARIES = (
+    "State",
+    "Status",
+    "Outcome",
+    "Decision",
+    "Effect",
+    "Severity",
+    "Verdict",
+    "Reason",
+    "Phase",
+    "Stage",
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -106,7 +130,7 @@ def driver(module: Module, names: Names) -> Iterator[Violation]:
                 _matched_word(node, names) if isinstance(node, ast.Match) else None
             )
             if word:
-                text = f"a driver branches on business state ({word}); let the engine decide and pass the result in"
+                text = f"a driver branches on business state ({word}); let the engine decide"
                 yield module.violation(node, "PURE-008", text)
 
 

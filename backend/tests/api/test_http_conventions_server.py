@@ -230,6 +230,12 @@ def test_the_true_reason_of_a_401_is_counted_and_logged(stranger: AsgiClient) ->
     assert "hoc_nobody" not in str(lines)
 
 
+def test_the_document_is_served_to_whoever_asks(stranger: AsgiClient) -> None:
+    reply = stranger.get("/openapi.json")
+    assert (reply.status, reply.json["openapi"]) == (200, "3.1.0")
+    assert f"{P}/things/{{thing_id}}" in reply.json["paths"]
+
+
 # The middleware alone
 
 

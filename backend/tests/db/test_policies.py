@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from app.domains.policies.drivers import rule_versions, rules
+from app.domains.policies.engines import rules as engine
 from app.hoc_spine.transactions import SpineConnection
 from app.kernel.errors import HocError
 from tests.factories.tenants import Tenant
@@ -191,16 +193,27 @@ def test_a_head_row_is_changed_at_its_version_alone(tenant: Tenant, unit: SpineC
     assert (changed["name"], changed["version"]) == ("x", 2)
 
 
+def rename(connection: SpineConnection, tenant: Tenant, rule_id: str, name: str) -> None:
+    """Give a rule another name without asking first whether it is free, as two writers at once do."""
+    rule = engine.load(connection, tenant_id=tenant.tenant_id, rule_id=rule_id)
+    renamed = replace(rule.version, name=name, rule_version=2)
+    engine.change(
+        connection, rule, renamed, tenant_id=tenant.tenant_id, by="user-1", now=NOW, change_reason=None
+    )
+
+
 def test_a_name_taken_meanwhile_is_a_refusal_and_no_crash(tenant: Tenant) -> None:
     store(tenant)
     with tenant.spine.transactions.write(tenant.tenant_id) as connection:
         rules.insert_rule(connection, tenant_id=tenant.tenant_id, row=head(tenant, "rule-2"))
-    named = {"tenant_id": tenant.tenant_id, "rule_id": "rule-2"}
+        rule_versions.append_version(connection, tenant_id=tenant.tenant_id, row=version(tenant, "rule-2"))
     with (
         pytest.raises(HocError, match="RULE_EXISTS"),
         tenant.spine.transactions.write(tenant.tenant_id) as connection,
     ):
-        rules.set_rule(connection, **named, version=1, values={"name": "rule-1"})
+        rename(connection, tenant, "rule-2", "rule-1")
+    with tenant.spine.transactions.write(tenant.tenant_id) as connection:
+        rename(connection, tenant, "rule-2", "rule-3")
 
 
 def proposal(tenant: Tenant, **members: Any) -> str:

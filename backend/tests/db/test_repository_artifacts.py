@@ -52,8 +52,8 @@ def test_a_metadata_value_comes_back_with_its_exact_type(tenant: Tenant, value: 
 
 
 @pytest.mark.parametrize(
-    "identifier", ["a/b", "..", "a\x00b", "a" * 129, "", "аrt", " a", "a ", "-a", "a\n"]
-)  # one is a Cyrillic homoglyph
+    "identifier", ["a/b", "..", "a\x00b", "a" * 129, "", "\u0430rt", " a", "a ", "-a", "a\n"]
+)
 def test_a_malformed_id_is_refused(tenant: Tenant, identifier: str) -> None:
     payload = {"id": identifier, "name": "n", "artifact_type": "note"}
     assert refusal(tenant, "artifacts.create", payload) == "INVALID_ID"
@@ -69,7 +69,9 @@ def test_a_malformed_name_is_refused(tenant: Tenant, name: str) -> None:
     assert refusal(tenant, "collections.create", {"name": name}) == "INVALID_NAME"
 
 
-@pytest.mark.parametrize("name", ["👩\u200d👩\u200d👧", "a/b", "می\u200cخواهم", "x" * 255, "%_\\'\"--;"])
+@pytest.mark.parametrize(
+    "name", ["👩\u200d👩\u200d👧", "a/b", "\u0645\u06cc\u200c\u062e", "x" * 255, "%_\\'\"--;"]
+)
 def test_unusual_but_legal_names_are_kept_as_typed(tenant: Tenant, name: str) -> None:
     assert create(tenant, name).name == name
 
@@ -174,7 +176,11 @@ def test_a_field_that_never_changes_is_refused_as_such(tenant: Tenant, field: st
 def test_shape_errors_are_told_apart(tenant: Tenant) -> None:
     base = {"name": "n", "artifact_type": "note"}
     cases = {
-        "INVALID_METADATA": [{"metadata": {"a": float("nan")}}, {"metadata": []}, {"metadata": {"a": 10**301}}],
+        "INVALID_METADATA": [
+            {"metadata": {"a": float("nan")}},
+            {"metadata": []},
+            {"metadata": {"a": 10**301}},
+        ],
         "INVALID_INPUT": [
             {"content": "a", "content_base64": "YQ=="},
             {"content_base64": "not base64"},

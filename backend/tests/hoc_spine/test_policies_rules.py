@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from app.domains.policies.engines import rules
 from app.hoc_spine.operation_registry import OperationResult
 from app.kernel.canonical_json import loads
 from app.kernel.context import Precondition
@@ -130,6 +131,22 @@ def test_every_change_is_in_the_ledger_with_the_whole_row(
     assert state["rule_version"]["rule_version"] == 2
     assert state["rule_version"]["condition"] is None
     assert state["rule_version"]["constraints"] == {}
+
+
+def test_the_newest_entry_of_a_rule_equals_its_rows(tenant: Tenant, second_connection: sa.Connection) -> None:
+    def check() -> None:
+        newest = loads(entries(second_connection, tenant, "rule-1")[-1]["after_state"])
+        with tenant.spine.transactions.write(tenant.tenant_id) as connection:
+            assert rules.load(connection, tenant_id=tenant.tenant_id, rule_id="rule-1").image() == newest
+
+    rule = allow(tenant, constraints={"actions": ["query"], "max_tokens": 100}, depends_on=[])
+    check()
+    rule = update(tenant, rule, condition="run.attempt == 1", scope="AGENT", scope_id="a").unwrap()
+    check()
+    tenant.call("policies.rules.activate", {"rule_id": "rule-1"})
+    check()
+    tenant.call("policies.rules.retire", {"rule_id": "rule-1", "reason": "end", "revoke": True})
+    check()
 
 
 def test_a_refusal_writes_nothing(tenant: Tenant, second_connection: sa.Connection) -> None:

@@ -47,7 +47,8 @@ def stored(connection: sa.Connection, tenant: Tenant) -> list[dict[str, Any]]:
 
 
 def facts(connection: sa.Connection, tenant: Tenant) -> list[dict[str, Any]]:
-    query = "SELECT type, statement FROM log_leaves WHERE tenant_id = :t AND run_id = 'r-1' ORDER BY late, fact_no"
+    query = "SELECT type, statement FROM log_leaves WHERE tenant_id = :t AND run_id = 'r-1' "
+    query += " ORDER BY late, fact_no"
     return [dict(row) for row in connection.execute(sa.text(query), {"t": tenant.tenant_id}).mappings()]
 
 
@@ -143,7 +144,7 @@ def test_a_batch_sent_again_changes_nothing(tenant: Tenant, second_connection: s
 @pytest.mark.parametrize(
     ("batch", "code", "extra"),
     [
-        ([step(0), step(1), step(2, params={"other": 1})], "STEP_CONFLICT", {"step_index": 2}),
+        ([step(0), step(1, external_id="e-1"), step(2, params={"x": 1})], "STEP_CONFLICT", {"step_index": 2}),
         ([step(4)], "STEP_GAP", {"expected_index": 3}),
         ([step(3), step(5)], "STEP_BATCH_NOT_CONTIGUOUS", {}),
         ([step(3), step(3)], "STEP_BATCH_NOT_CONTIGUOUS", {}),

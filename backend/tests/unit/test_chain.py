@@ -118,10 +118,16 @@ def test_every_member_of_the_genesis_enters_its_hash(change: dict[str, Any]) -> 
 def test_every_member_of_a_step_enters_its_link(member: str) -> None:
     row = step(0, "a")
     other = {
-        "step_index": 1, "cost_micro": 1, "duration_us": 1, "retry_count": 1, "redactions": 1, "side_effect": True,
-        "usage": '{"COST_USD":1}', "occurred_at": START + timedelta(microseconds=1),
+        "step_index": 1,
+        "cost_micro": 1,
+        "duration_us": 1,
+        "retry_count": 1,
+        "redactions": 1,
+        "side_effect": True,
+        "usage": '{"COST_USD":1}',
+        "occurred_at": START + timedelta(microseconds=1),
         "recorded_at": START + timedelta(microseconds=1),
-    }.get(member, "changed")  # fmt: skip
+    }.get(member, "changed")
     assert link(genesis(), row | {member: other}) != link(genesis(), row)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 
 from app.domains.policies.engines.condition_text import read, tokens_of
@@ -56,6 +59,7 @@ def answer(text: str | None, values: dict[str, Any] | None = None) -> Answer:
         "run.labels.all(key, size(key) == 4)",
         'run.labels.exists_one(key, run.labels[key] == "gold")',
         'size(run.labels.filter(key, key == "tier")) == 1',
+        "run.labels.filter(key, true) != []",
         "run.labels.map(key, size(key)).exists(length, length == 4)",
         'run.labels.all(key, ["red", "gold"].exists(value, run.labels[key] == value))',
         'plane.sensitivity_level in ["public", "internal"]',
@@ -269,6 +273,62 @@ def test_a_name_inside_a_text_or_a_comment_is_no_name() -> None:
     reading = read("'run.x' == \"plane.y\" // now.z\n || r'''a.b''' == b\"c.d\"")
     assert reading.free == []
     assert [token.kind for token in tokens_of("a.b(1, 2u, 0x1F, .5, 1e3) // x")].count("number") == 5
+
+
+PIECES = st.sampled_from(
+    [
+        *[
+            "run",
+            "plane",
+            "request",
+            "now",
+            ".",
+            "labels",
+            "agent_id",
+            "attempt",
+            "(",
+            ")",
+            "[",
+            "]",
+            "{",
+            "}",
+        ],
+        *[
+            ",",
+            ":",
+            "?",
+            "==",
+            "<",
+            "+",
+            "-",
+            "*",
+            "/",
+            "%",
+            "&&",
+            "||",
+            "!",
+            "in",
+            "true",
+            "null",
+            "1",
+            "2u",
+        ],
+        *["1.5", ".5", "'a'", 'r"b"', "has", "size", "exists", "all", "map", "filter", "matches", "int", "k"],
+        *["now.getHours()", "run.labels.exists(k, k == 'a')", "\n", "// c\n", "é", "\\"],
+    ]
+)
+
+
+@hypothesis.given(st.lists(PIECES, max_size=12))
+def test_any_text_is_accepted_or_refused_and_its_judgement_never_raises(pieces: list[str]) -> None:
+    text = " ".join(pieces)
+    faults: list[Mapping[str, Any]] = []
+    try:
+        check_condition(text, ACCESS)
+    except InvalidConditionError as refused:
+        faults.extend(refused.errors)
+    assert all(fault["line"] >= 1 and fault["column"] >= 1 for fault in faults)
+    assert answer(text) in Answer
 
 
 def test_a_condition_is_judged_by_many_threads_at_once() -> None:

@@ -436,6 +436,59 @@ context_items = tenant_table(
 _index("ix_context_items_revision", context_items, "artifact_id", "revision")
 _index("ix_context_items_memory", context_items, "memory_system", "memory_ref_digest")
 
+# How heads are read everywhere: the artifact, one of its revisions, and the state of the bytes.
+HEAD_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
+    artifacts.c.id,
+    artifacts.c.collection_id,
+    artifacts.c.name,
+    artifacts.c.name_key,
+    artifacts.c.artifact_type,
+    artifacts.c.head_revision,
+    artifacts.c.version,
+    artifacts.c.created_seq,
+    artifacts.c.updated_seq,
+    artifacts.c.created_at,
+    artifacts.c.created_by,
+    artifacts.c.updated_at,
+    artifacts.c.updated_by,
+    artifacts.c.deleted_at,
+    artifacts.c.deleted_by,
+    artifacts.c.delete_change_set_id,
+    artifact_revisions.c.revision,
+    artifact_revisions.c.name.label("revision_name"),
+    artifact_revisions.c.collection_id.label("revision_collection_id"),
+    artifact_revisions.c.content_digest,
+    artifact_revisions.c.size,
+    artifact_revisions.c.media_type,
+    artifact_revisions.c.metadata.label("metadata_text"),
+    artifact_revisions.c.metadata_digest,
+    artifact_revisions.c.provenance,
+    artifact_revisions.c.provenance_digest,
+    artifact_revisions.c.produced_by_run,
+    artifact_revisions.c.revision_digest,
+    artifact_revisions.c.redaction,
+    blobs.c.state.label("blob_state"),
+)
+
+
+def head_with(revision: sa.ColumnElement[int] | int) -> sa.FromClause:
+    """Return artifacts with one revision each and the state of its bytes."""
+    return artifacts.join(
+        artifact_revisions,
+        sa.and_(
+            artifact_revisions.c.tenant_id == artifacts.c.tenant_id,
+            artifact_revisions.c.artifact_id == artifacts.c.id,
+            artifact_revisions.c.revision == revision,
+        ),
+    ).outerjoin(
+        blobs,
+        sa.and_(
+            blobs.c.tenant_id == artifact_revisions.c.tenant_id,
+            blobs.c.digest == artifact_revisions.c.content_digest,
+        ),
+    )
+
+
 govern(repository_changes, mode="CHAINED", types=("repository.changed",))
 govern(artifact_revisions, mode="CHAINED")
 govern(input_bundles, mode="APPEND", types=("run.input",))

@@ -91,6 +91,22 @@ govern(
     aos_traces,
     "EVENTED",
     types=("trace.extended", "trace.sealed"),
+    bodies={
+        "trace.extended": ("trace_id", "attempt", "from_index", "to_index", "head_hash"),
+        "trace.sealed": (
+            "trace_id",
+            "attempt",
+            "status",
+            "outcome",
+            "root_hash",
+            "step_count",
+            "input_tokens",
+            "output_tokens",
+            "cost_micro",
+            "completed_at",
+            "sealed_at",
+        ),
+    },
     unhashed={
         "run_id": "BOUND by genesis_hash, whose statement names the run",
         "schema_version": "BOUND by genesis_hash",
@@ -107,7 +123,7 @@ govern(
     json_columns=("usage",),
     unhashed={
         "trace_id": "BOUND by the genesis statement, where the chain begins",
-        "content_hash": "DERIVED keyed digest that tells a replayed step; it decides no recorded fact",
+        "content_hash": "DERIVED keyed digest of the content, recounted by step_digests; tells a replay",
         "prev_hash": "CHAIN the link before",
         "step_hash": "CHAIN the link itself",
     },

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from app.domains.activity.engines import runs
+from app.domains.activity.models import ListRuns, RunStatus
 from app.domains.knowledge.engines import approvals, bindings, gates, planes
 from app.domains.knowledge.engines.bindings import RuleFacts
 from app.domains.knowledge.engines.gates import DeactivationFacts, GateResult, PurgeFacts
 from app.domains.knowledge.engines.planes import PlaneRow
 from app.domains.knowledge.models import JobType, KnowledgePlaneLifecycleState
 from app.domains.policies.engines import rules
+from app.domains.retrieval.engines import evidence
 from app.hoc_spine.operation_context import OperationContext
+from app.kernel.pages import MAX_LIMIT
 
 State = KnowledgePlaneLifecycleState
-_EVIDENCE = "app.domains.retrieval.engines.evidence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,16 @@ def bound_rules(ctx: OperationContext, plane_id: str) -> list[RuleFacts]:
 
 def running_readers(ctx: OperationContext, plane_id: str) -> Sequence[str]:
     """Return the running runs, at most 20, that were given knowledge of this plane."""
-    # Without the retrieval slice nothing is read, so there is no reader. TODO retrieval: an explicit import.
-    if importlib.util.find_spec(_EVIDENCE) is None:
-        return ()
-    readers: Sequence[str] = importlib.import_module(_EVIDENCE).list_running_runs_with_evidence(
-        ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane_id, limit=gates.SHOWN_IDS
+    # Every plan runs far fewer runs at once than one page holds.
+    query = ListRuns(status=RunStatus.RUNNING, limit=MAX_LIMIT)
+    running = runs.list_runs(ctx.connection, tenant_id=ctx.tenant_id, query=query, after=None)
+    return evidence.list_readers(
+        ctx.connection,
+        tenant_id=ctx.tenant_id,
+        plane_id=plane_id,
+        run_ids=[run["run_id"] for run in running],
+        limit=gates.SHOWN_IDS,
     )
-    return readers
 
 
 def _activation(ctx: OperationContext, plane: PlaneRow) -> GateResult:

@@ -37,6 +37,10 @@ ENTRY_JOBS: Mapping[State, tuple[JobType, State | None]] = {
 _BOUND_STATES = frozenset({State.PENDING_ACTIVATE, State.PENDING_DEACTIVATE})
 
 
+# States in which no job of the plane can be open: each job was ended by the edge that led there.
+_IDLE_STATES = frozenset({State.DRAFT, State.VERIFIED, State.PENDING_DEACTIVATE, State.DEACTIVATED})
+
+
 @dataclass(frozen=True, slots=True)
 class WrittenPlane:
     """A plane after a write, the event that the answer names, and the job the write queued."""
@@ -162,7 +166,7 @@ def apply_transition(ctx: OperationContext, plane: PlaneRow, move: PlaneMove) ->
     )
     if written is None:
         return None
-    if move.ends_job:
+    if move.ends_job and from_state not in _IDLE_STATES:
         jobs.cancel_open(ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane["plane_id"], now=ctx.now)
     if job_id is not None:
         _queue_entry_job(ctx, plane, move.to_state, job_id)

@@ -102,7 +102,7 @@ def update(ctx: OperationContext, request: UpdateCollection) -> CollectionView:
     if not values:
         return _views(ctx, [row])[0]
     if name_key is not None:
-        engine.check_name_free(
+        engine.require_free_name(
             ctx.connection, tenant_id=ctx.tenant_id, name_key=name_key, collection_id=row["id"]
         )
     after = engine.set_collection(
@@ -176,24 +176,35 @@ def _views(ctx: OperationContext, rows: Sequence[engine.Row]) -> list[Collection
     return [collection_view(row, planes[row["id"]]) for row in rows]
 
 
-def _operation(name: str, handler: Any, given: Any, answer: Any, **options: Any) -> Operation:
+def _read(name: str, given: Any, answer: Any, handler: Any) -> Operation:
     return Operation(
         name=name,
         owner="repository",
+        mode="read",
+        scope="repository:read",
         input=given,
         output=answer,
         handler=handler,
-        **(READ if handler in (get, list_page) else WRITE),
+    )
+
+
+def _write(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
+    return Operation(
+        name=name,
+        owner="repository",
+        mode="write",
+        scope="repository:write",
+        input=given,
+        output=answer,
+        handler=handler,
         **options,
     )
 
 
-READ: dict[str, Any] = {"mode": "read", "scope": "repository:read"}
-WRITE: dict[str, Any] = {"mode": "write", "scope": "repository:write"}
 OPERATIONS = (
-    _operation("repository.collections.create", create, CreateCollection, CollectionView, creates=True),
-    _operation("repository.collections.get", get, CollectionRef, CollectionView),
-    _operation("repository.collections.list", list_page, ListCollections, Page[CollectionView]),
-    _operation("repository.collections.update", update, UpdateCollection, CollectionView),
-    _operation("repository.collections.delete", delete, DeleteCollection, CollectionDeleted),
+    _write("repository.collections.create", CreateCollection, CollectionView, create, creates=True),
+    _read("repository.collections.get", CollectionRef, CollectionView, get),
+    _read("repository.collections.list", ListCollections, Page[CollectionView], list_page),
+    _write("repository.collections.update", UpdateCollection, CollectionView, update),
+    _write("repository.collections.delete", DeleteCollection, CollectionDeleted, delete),
 )

@@ -12,6 +12,8 @@ from app.db.dialect import insert
 from app.domains.knowledge.tables import knowledge_plane_registry, plane_collections
 
 _links = plane_collections
+# Written out, so that the partial index of owned collections is seen to fit.
+_OWNED: sa.ColumnElement[str] = sa.literal_column("'OWNED'")
 
 
 def insert_owned(
@@ -86,7 +88,7 @@ def get_owner(connection: DriverConnection, *, tenant_id: str, collection_id: st
     statement = sa.select(_links.c.plane_id).where(
         _links.c.tenant_id == tenant_id,
         _links.c.collection_id == collection_id,
-        _links.c.mode == "OWNED",
+        _links.c.mode == _OWNED,
         _links.c.released_at.is_(None),
     )
     return connection.scalars(statement).one_or_none()
@@ -137,7 +139,7 @@ def list_owned_states(
             _links.c.tenant_id == tenant_id,
             registry.c.tenant_id == tenant_id,
             _links.c.collection_id.in_(collection_ids),
-            _links.c.mode == "OWNED",
+            _links.c.mode == _OWNED,
             _links.c.released_at.is_(None),
         )
     )

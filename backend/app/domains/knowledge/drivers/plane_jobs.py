@@ -13,7 +13,11 @@ from app.db.dialect import bytewise, insert
 from app.domains.knowledge.models import JobStatus
 from app.domains.knowledge.tables import knowledge_plane_jobs as jobs
 
-_OPEN = jobs.c.status.in_((JobStatus.QUEUED.value, JobStatus.RUNNING.value))
+# Written out, not bound: only so does the planner see that the partial indexes of open jobs fit, and does
+# PostgreSQL find the index of ON CONFLICT once it has prepared the statement.
+_OPEN: sa.ColumnElement[bool] = jobs.c.status.in_(
+    [sa.literal_column(f"'{status.value}'") for status in (JobStatus.QUEUED, JobStatus.RUNNING)]
+)
 _NO_LEASE: Mapping[str, None] = {"lease_owner": None, "lease_token": None, "lease_until": None}
 
 

@@ -29,6 +29,70 @@ _fts_rows = sa.table(
 Row = Mapping[str, Any]
 
 
+def _visible(generation: Any) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        passages.c.gen_from <= generation,
+        sa.or_(passages.c.gen_to.is_(None), passages.c.gen_to > generation),
+    )
+
+
+def _same(left: sa.FromClause, right: sa.FromClause, *names: str) -> sa.ColumnElement[bool]:
+    return sa.and_(*(left.c[name] == right.c[name] for name in ("tenant_id", "plane_id", *names)))
+
+
+# The three statements of a search are built once: building them would cost more than running them.
+_OF_PLANE = (
+    passages.c.tenant_id == sa.bindparam("tenant_id"),
+    passages.c.plane_id == sa.bindparam("plane_id"),
+    *_visible(sa.bindparam("generation", type_=sa.Integer)),
+)
+_found = (
+    sa.func.plane_passage_candidates(
+        sa.cast(sa.bindparam("tenant_id"), sa.Text),
+        sa.cast(sa.bindparam("plane_id"), sa.Text),
+        sa.cast(sa.bindparam("generation"), sa.Integer),
+        sa.cast(sa.bindparam("keys"), postgresql.ARRAY(sa.Text)),
+        sa.cast(sa.bindparam("every"), sa.Boolean),
+        sa.cast(sa.bindparam("most"), sa.Integer),
+    )
+    .table_valued("artifact_id", "passage_no", "term_total", "terms")
+    .alias("found")
+)
+_GIN_CANDIDATES = sa.select(*_found.c)
+_FTS_CANDIDATES = (
+    sa.select(passages.c.artifact_id, passages.c.passage_no, passages.c.term_total, passages.c.terms)
+    .select_from(
+        _fts.join(_fts_rows, _fts_rows.c.search_no == _fts.c.rowid).join(
+            passages, _same(passages, _fts_rows, "artifact_id", "gen_from", "passage_no")
+        )
+    )
+    .where(_fts.c.plane_passages_fts.op("MATCH")(sa.bindparam("match")), *_OF_PLANE)
+    .order_by(passages.c.artifact_id, passages.c.passage_no)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+_TEXTS = (
+    sa.select(
+        passages.c.artifact_id,
+        passages.c.passage_no,
+        passages.c.start_char,
+        passages.c.end_char,
+        passages.c.text,
+        documents.c.revision,
+        documents.c.revision_digest,
+        documents.c.content_digest,
+        documents.c.name,
+        documents.c.media_type,
+    )
+    .join(documents, _same(documents, passages, "artifact_id", "gen_from"))
+    .where(
+        *_OF_PLANE,
+        # The pairs alone are no key that SQLite looks up; the ids are.
+        passages.c.artifact_id.in_(sa.bindparam("artifact_ids", expanding=True)),
+        sa.tuple_(passages.c.artifact_id, passages.c.passage_no).in_(sa.bindparam("wanted", expanding=True)),
+    )
+)
+
+
 def insert_passages(
     connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]]
 ) -> None:
@@ -48,56 +112,18 @@ def list_candidates(
     limit: int,
 ) -> list[Row]:
     """Return the visible passages that hold any or all of the encoded terms, in key order."""
-    find = _fts_candidates if connection.dialect_name == "sqlite" else _gin_candidates
-    statement = find(tenant_id, plane_id, generation, [plane_id + term for term in terms], match_all, limit)
-    return list(connection.execute(statement).mappings())
-
-
-def _gin_candidates(
-    tenant_id: str, plane_id: str, generation: int, keys: Sequence[str], match_all: bool, limit: int
-) -> sa.Select[Any]:
-    found = (
-        sa.func.plane_passage_candidates(
-            sa.cast(tenant_id, sa.Text),
-            sa.cast(plane_id, sa.Text),
-            generation,
-            sa.cast(list(keys), postgresql.ARRAY(sa.Text)),
-            match_all,
-            limit,
-        )
-        .table_valued("artifact_id", "passage_no", "term_total", "terms")
-        .alias("found")
-    )
-    return sa.select(*found.c)
-
-
-def _fts_candidates(
-    tenant_id: str, plane_id: str, generation: int, keys: Sequence[str], match_all: bool, limit: int
-) -> sa.Select[Any]:
-    # Each key is one quoted word of letters, digits and `._:-`; nothing of the caller's text is syntax here.
-    match = (" AND " if match_all else " OR ").join([f'"{key}"' for key in keys])
-    joined = _fts.join(_fts_rows, _fts_rows.c.search_no == _fts.c.rowid).join(
-        passages,
-        sa.and_(
-            passages.c.tenant_id == _fts_rows.c.tenant_id,
-            passages.c.plane_id == _fts_rows.c.plane_id,
-            passages.c.artifact_id == _fts_rows.c.artifact_id,
-            passages.c.gen_from == _fts_rows.c.gen_from,
-            passages.c.passage_no == _fts_rows.c.passage_no,
-        ),
-    )
-    return (
-        sa.select(passages.c.artifact_id, passages.c.passage_no, passages.c.term_total, passages.c.terms)
-        .select_from(joined)
-        .where(
-            _fts.c.plane_passages_fts.op("MATCH")(match),
-            passages.c.tenant_id == tenant_id,
-            passages.c.plane_id == plane_id,
-            *_visible(generation),
-        )
-        .order_by(passages.c.artifact_id, passages.c.passage_no)
-        .limit(limit)
-    )
+    keys = [plane_id + term for term in terms]
+    given: dict[str, Any] = {
+        "tenant_id": tenant_id,
+        "plane_id": plane_id,
+        "generation": generation,
+        "most": limit,
+    }
+    if connection.dialect_name == "sqlite":
+        # Each key is one quoted word of letters, digits and `._:-`; nothing of the caller's is syntax here.
+        given["match"] = (" AND " if match_all else " OR ").join([f'"{key}"' for key in keys])
+        return list(connection.execute(_FTS_CANDIDATES, given).mappings())
+    return list(connection.execute(_GIN_CANDIDATES, {**given, "keys": keys, "every": match_all}).mappings())
 
 
 def list_texts(
@@ -109,36 +135,14 @@ def list_texts(
     passages_wanted: Sequence[tuple[str, int]],
 ) -> list[Row]:
     """Return these visible passages with the reference of their document."""
-    statement = (
-        sa.select(
-            passages.c.artifact_id,
-            passages.c.passage_no,
-            passages.c.start_char,
-            passages.c.end_char,
-            passages.c.text,
-            documents.c.revision,
-            documents.c.revision_digest,
-            documents.c.content_digest,
-            documents.c.name,
-            documents.c.media_type,
-        )
-        .join(
-            documents,
-            sa.and_(
-                documents.c.tenant_id == passages.c.tenant_id,
-                documents.c.plane_id == passages.c.plane_id,
-                documents.c.artifact_id == passages.c.artifact_id,
-                documents.c.gen_from == passages.c.gen_from,
-            ),
-        )
-        .where(
-            passages.c.tenant_id == tenant_id,
-            passages.c.plane_id == plane_id,
-            sa.tuple_(passages.c.artifact_id, passages.c.passage_no).in_(passages_wanted),
-            *_visible(generation),
-        )
-    )
-    return list(connection.execute(statement).mappings())
+    given = {
+        "tenant_id": tenant_id,
+        "plane_id": plane_id,
+        "generation": generation,
+        "artifact_ids": list(dict.fromkeys(artifact_id for artifact_id, _ in passages_wanted)),
+        "wanted": passages_wanted,
+    }
+    return list(connection.execute(_TEXTS, given).mappings())
 
 
 def list_all_texts(
@@ -152,6 +156,7 @@ def list_all_texts(
         .where(
             passages.c.tenant_id == tenant_id,
             passages.c.plane_id == plane_id,
+            passages.c.artifact_id.in_([artifact_id for artifact_id, _ in keys]),
             sa.tuple_(passages.c.artifact_id, passages.c.gen_from).in_(keys),
         )
         .order_by(bytewise(connection, passages.c.artifact_id), passages.c.passage_no)
@@ -200,10 +205,3 @@ def delete_artifact_passages(connection: DriverConnection, *, tenant_id: str, ar
     return connection.execute(
         sa.delete(passages).where(passages.c.tenant_id == tenant_id, passages.c.artifact_id == artifact_id)
     ).rowcount
-
-
-def _visible(generation: int) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        passages.c.gen_from <= generation,
-        sa.or_(passages.c.gen_to.is_(None), passages.c.gen_to > generation),
-    )

@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from app.db.connection import DriverConnection
 from app.db.dialect import insert
 from app.domains.knowledge.tables import plane_terms as terms_table
 
 
+_FREQUENCIES = sa.select(terms_table.c.term, terms_table.c.passage_frequency).where(
+    terms_table.c.tenant_id == sa.bindparam("tenant_id"),
+    terms_table.c.plane_id == sa.bindparam("plane_id"),
+    terms_table.c.term.in_(sa.bindparam("terms", expanding=True)),
+    terms_table.c.passage_frequency > 0,
+)
+
+
 def list_frequencies(
     connection: DriverConnection, *, tenant_id: str, plane_id: str, terms: Sequence[str]
 ) -> dict[str, int]:
     """Return the passage frequency of each of these terms that the plane knows."""
-    statement = sa.select(terms_table.c.term, terms_table.c.passage_frequency).where(
-        terms_table.c.tenant_id == tenant_id,
-        terms_table.c.plane_id == plane_id,
-        terms_table.c.term.in_(terms),
-        terms_table.c.passage_frequency > 0,
-    )
-    return {row.term: row.passage_frequency for row in connection.execute(statement)}
+    given = {"tenant_id": tenant_id, "plane_id": plane_id, "terms": list(terms)}
+    return {row.term: row.passage_frequency for row in connection.execute(_FREQUENCIES, given)}
 
 
 def set_staged_changes(
@@ -30,23 +34,31 @@ def set_staged_changes(
     """Add changes of passage frequencies to those staged for the next generation."""
     if not changes:
         return
+    # In key order, so that two writers of one plane could never wait for one another in a circle.
+    terms = sorted(changes)
     new = insert(connection, terms_table)
-    statement = new.on_conflict_do_update(
+    upsert = new.on_conflict_do_update(
         index_elements=["tenant_id", "plane_id", "term"],
         set_={"staged_change": terms_table.c.staged_change + new.excluded.staged_change},
     )
-    # In key order, so that two writers of one plane could never wait for one another in a circle.
-    rows = [
-        {
-            "tenant_id": tenant_id,
-            "plane_id": plane_id,
-            "term": term,
-            "passage_frequency": 0,
-            "staged_change": change,
-        }
-        for term, change in sorted(changes.items())
-    ]
-    connection.execute(statement, rows)
+    if connection.dialect_name == "sqlite":
+        keys = {"tenant_id": tenant_id, "plane_id": plane_id, "passage_frequency": 0}
+        connection.execute(upsert, [{**keys, "term": term, "staged_change": changes[term]} for term in terms])
+        return
+    # A batch holds thousands of terms: two arrays in one statement cost a tenth of a statement for each.
+    given = (
+        sa.func.unnest(
+            sa.cast(terms, postgresql.ARRAY(sa.Text)),
+            sa.cast([changes[term] for term in terms], postgresql.ARRAY(sa.Integer)),
+        )
+        .table_valued("term", "change")
+        .render_derived()
+    )
+    rows = sa.select(
+        sa.cast(tenant_id, sa.Text), sa.cast(plane_id, sa.Text), given.c.term, sa.literal(0), given.c.change
+    )
+    columns = ["tenant_id", "plane_id", "term", "passage_frequency", "staged_change"]
+    connection.execute(upsert.from_select(columns, rows))
 
 
 def set_settled(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> None:

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
 from app.db.dialect import insert
-from app.domains.policies.errors import rule_exists
 from app.domains.policies.tables import policy_rule_versions, policy_rules
 
 _R, _V = policy_rules.c, policy_rule_versions.c
@@ -72,7 +71,8 @@ def set_rule(
 ) -> Mapping[str, Any] | None:
     """Change the head row that has this version and return it as it now is; None when it has not.
 
-    A name that another open rule took in the meantime is RULE_EXISTS; the transaction is lost then.
+    None too when another open rule has the new name; on PostgreSQL the transaction can only be rolled
+    back then.
     """
     statement = (
         policy_rules.update()
@@ -84,7 +84,7 @@ def set_rule(
         return connection.execute(statement).mappings().one_or_none()
     except sa.exc.IntegrityError as error:
         if "uq_policy_rules_name" in str(error.orig) or "policy_rules.name" in str(error.orig):
-            raise rule_exists("name") from error
+            return None
         raise
 
 

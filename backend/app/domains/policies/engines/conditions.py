@@ -278,7 +278,9 @@ def _check_agreement(text: str, program: cel.Program, reading: Reading) -> None:
             where = position(text, call.offset)
             raise InvalidConditionError(f"{call.name}() has the wrong arguments", **where)
     used = {use.name for use in reading.free} | reading.bound
-    if used != set(program.variables()) or not named <= {call.name for call in reading.calls}:
+    # filter() names its variable itself, even where the condition does not.
+    most = used | {use.name for use in reading.binders}
+    if not used <= set(program.variables()) <= most or not named <= {call.name for call in reading.calls}:
         raise InvalidConditionError("the expression cannot be read without doubt; write it more plainly")
 
 

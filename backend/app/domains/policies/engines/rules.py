@@ -305,7 +305,8 @@ def _set_head(
         connection, tenant_id=tenant_id, rule_id=rule.rule_id, version=rule.head["version"], values=values
     )
     if head is None:
-        raise LookupError(f"rule {rule.rule_id} changed under its lock")
+        # The row is held since it was loaded, so its version stands; what can be taken is the name.
+        raise rule_exists("name")
     return head
 
 

@@ -9,50 +9,16 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
 from app.db.dialect import bytewise, insert
-from app.domains.repository.tables import artifact_revisions, artifacts, blobs, collections
-
-_A, _R = artifacts.c, artifact_revisions.c
-
-HEAD_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
-    _A.id,
-    _A.collection_id,
-    _A.name,
-    _A.name_key,
-    _A.artifact_type,
-    _A.head_revision,
-    _A.version,
-    _A.created_seq,
-    _A.updated_seq,
-    _A.created_at,
-    _A.created_by,
-    _A.updated_at,
-    _A.updated_by,
-    _A.deleted_at,
-    _A.deleted_by,
-    _A.delete_change_set_id,
-    _R.revision,
-    _R.name.label("revision_name"),
-    _R.collection_id.label("revision_collection_id"),
-    _R.content_digest,
-    _R.size,
-    _R.media_type,
-    _R.metadata.label("metadata_text"),
-    _R.metadata_digest,
-    _R.provenance,
-    _R.provenance_digest,
-    _R.produced_by_run,
-    _R.revision_digest,
-    _R.redaction,
-    blobs.c.state.label("blob_state"),
+from app.domains.repository.tables import (
+    HEAD_COLUMNS,
+    artifact_revisions,
+    artifacts,
+    blobs,
+    collections,
+    head_with,
 )
 
-
-def joined(revision: sa.ColumnElement[int] | int) -> sa.FromClause:
-    """Return artifacts with one revision each and the state of its bytes."""
-    return artifacts.join(
-        artifact_revisions,
-        sa.and_(_R.tenant_id == _A.tenant_id, _R.artifact_id == _A.id, _R.revision == revision),
-    ).outerjoin(blobs, sa.and_(blobs.c.tenant_id == _R.tenant_id, blobs.c.digest == _R.content_digest))
+_A, _R = artifacts.c, artifact_revisions.c
 
 
 def get_artifact(
@@ -61,7 +27,7 @@ def get_artifact(
     """Return an artifact, deleted or not, with its head or another revision."""
     statement = (
         sa.select(*HEAD_COLUMNS)
-        .select_from(joined(_A.head_revision if revision is None else revision))
+        .select_from(head_with(_A.head_revision if revision is None else revision))
         .where(_A.tenant_id == tenant_id, _A.id == artifact_id)
     )
     return connection.execute(statement).mappings().one_or_none()
@@ -72,7 +38,7 @@ def get_artifact_for_content(
 ) -> Mapping[str, Any] | None:
     """Return an artifact with its head, and what is known of `digest` (new_state, new_blocked)."""
     new = blobs.alias("new_blob")
-    source = joined(_A.head_revision).outerjoin(
+    source = head_with(_A.head_revision).outerjoin(
         new, sa.and_(new.c.tenant_id == _A.tenant_id, new.c.digest == digest)
     )
     statement = (
@@ -89,7 +55,7 @@ def list_live_by_name(
     """Return the live heads at these (collection_id, name_key) pairs."""
     statement = (
         sa.select(*HEAD_COLUMNS)
-        .select_from(joined(_A.head_revision))
+        .select_from(head_with(_A.head_revision))
         .where(
             _A.tenant_id == tenant_id,
             sa.tuple_(_A.collection_id, _A.name_key).in_(places),
@@ -178,7 +144,7 @@ def list_textual_candidates(
             _A.id, _A.collection_id, _A.name, _A.updated_seq, _A.head_revision, _R.revision_digest,
             _R.content_digest, _R.media_type, _R.size,
         )
-        .select_from(joined(_A.head_revision))
+        .select_from(head_with(_A.head_revision))
         .where(
             _A.tenant_id == tenant_id,
             _A.collection_id.in_(collection_ids),

@@ -39,9 +39,11 @@ def insert_search(connection: DriverConnection, *, tenant_id: str, rows: Sequenc
     statement = insert(connection, artifact_search)
     if connection.dialect_name == "sqlite":
         # The number is the row id of the full-text index; one writer at a time makes the count safe.
-        last = sa.select(sa.func.coalesce(sa.func.max(_S.search_no), 0) + 1).scalar_subquery()
+        last = sa.select(
+            sa.func.coalesce(sa.func.max(_S.search_no), 0) + 1
+        ).scalar_subquery()  # gate: SCOPE-001 - full-text row ids are one sequence for all tenants
         statement = statement.values(search_no=last)
-        parameters = [{**row, "tokens": sqlite_tokens(tenant_id, row["tokens"])} for row in rows]
+        parameters = [{**row, "tokens": _sqlite_tokens(tenant_id, row["tokens"])} for row in rows]
     else:
         tokens = sa.bindparam("token_text", type_=sa.Text)
         vector = sa.func.array_to_tsvector(sa.func.string_to_array(tokens, " "))
@@ -49,7 +51,7 @@ def insert_search(connection: DriverConnection, *, tenant_id: str, rows: Sequenc
         parameters = [
             {
                 **{name: value for name, value in row.items() if name != "tokens"},
-                "token_text": f"{tenant_lexeme(tenant_id)} {row['tokens']}".rstrip(),
+                "token_text": f"{_tenant_lexeme(tenant_id)} {row['tokens']}".rstrip(),
             }
             for row in rows
         ]
@@ -67,7 +69,7 @@ def delete_search(connection: DriverConnection, *, tenant_id: str, artifact_ids:
     )
 
 
-def tenant_lexeme(tenant_id: str) -> str:
+def _tenant_lexeme(tenant_id: str) -> str:
     """Return the lexeme of a tenant on PostgreSQL; no token of ours holds an `@`."""
     return f"@{tenant_id}"
 
@@ -76,7 +78,7 @@ def _sqlite_token(token: str) -> str:
     return f"a{token}" if token.isascii() else f"x{token.encode().hex()}"
 
 
-def sqlite_tokens(tenant_id: str, tokens: str) -> str:
+def _sqlite_tokens(tenant_id: str, tokens: str) -> str:
     """Return what FTS5 sees: the tenant as `t` + hex, each token as `a` + token or `x` + hex."""
     if tokens.isascii():
         body = f"a{tokens.replace(' ', ' a')}" if tokens else ""
@@ -90,12 +92,12 @@ def matching(
 ) -> sa.ColumnElement[bool]:
     """Return the condition on artifact_search that all tokens occur; the tenant is part of the match."""
     if connection.dialect_name == "sqlite":
-        words = sqlite_tokens(tenant_id, " ".join(tokens)).split(" ")
+        words = _sqlite_tokens(tenant_id, " ".join(tokens)).split(" ")
         expression = " AND ".join(f'"{word}"' for word in words)
         found = sa.select(artifact_search_fts.c.rowid).where(
             sa.literal_column("artifact_search_fts").op("MATCH")(expression)
         )
         return _S.search_no.in_(found)
-    lexemes = [tenant_lexeme(tenant_id), *tokens]
+    lexemes = [_tenant_lexeme(tenant_id), *tokens]
     query = " & ".join("'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'" for lexeme in lexemes)
     return _S.tokens.op("@@", is_comparison=True)(sa.cast(query, postgresql.TSQUERY))

@@ -10,15 +10,16 @@ from sqlalchemy.dialects import postgresql
 
 from app.db.connection import DriverConnection
 from app.db.dialect import bytewise
-from app.domains.repository.drivers.artifacts import HEAD_COLUMNS, joined
 from app.domains.repository.drivers.projections import matching
 from app.domains.repository.models.selections import MetadataCondition, Ordering, ScalarKey, Selection
 from app.domains.repository.models.vocabulary import ScalarKind
 from app.domains.repository.tables import (
+    HEAD_COLUMNS,
     artifact_metadata,
     artifact_revisions,
     artifact_search,
     artifacts,
+    head_with,
     relationships,
 )
 from app.kernel.canonical_json import dumps
@@ -39,7 +40,7 @@ def list_matching(
     keys = [column] if order.column == "id" else [column, tail]
     statement = (
         sa.select(*HEAD_COLUMNS)
-        .select_from(joined(_A.head_revision))
+        .select_from(head_with(_A.head_revision))
         .where(*_conditions(connection, tenant_id, selection))
     )
     if order.after is not None:
@@ -53,7 +54,7 @@ def count_matching(connection: DriverConnection, *, tenant_id: str, selection: S
     """Return how many artifacts match."""
     statement = (
         sa.select(sa.func.count())
-        .select_from(joined(_A.head_revision))
+        .select_from(head_with(_A.head_revision))
         .where(*_conditions(connection, tenant_id, selection))
     )
     return int(connection.execute(statement).scalar_one())

@@ -127,7 +127,7 @@ def create_collection(
     """Insert a collection and its change record; refuse DUPLICATE_ID, DUPLICATE_NAME."""
     if driver.list_known(connection, tenant_id=tenant_id, collection_ids=[collection_id]):
         raise duplicate_id(collection_id)
-    check_name_free(connection, tenant_id=tenant_id, name_key=name_key, collection_id=collection_id)
+    require_free_name(connection, tenant_id=tenant_id, name_key=name_key, collection_id=collection_id)
     row = {
         "id": collection_id,
         "name": name,
@@ -155,7 +155,7 @@ def create_collection(
     return {**row, "metadata_text": metadata.text, "live_artifacts": 0}
 
 
-def check_name_free(
+def require_free_name(
     connection: DriverConnection, *, tenant_id: str, name_key: str, collection_id: str
 ) -> None:
     """Refuse DUPLICATE_NAME when another live collection bears the name."""

@@ -1,10 +1,21 @@
 """Models of the repository slice: what its operations answer."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import PlainSerializer, SerializationInfo
 
 from app.domains.repository.models.vocabulary import Action, ContentState, EntityType, Redaction
+from app.kernel.canonical_json import RawJson, dumps
 from app.kernel.inputs import Output
+
+
+def _as_text(value: Any, info: SerializationInfo) -> Any:
+    # The door splices canonical text in; a general JSON writer would write 1e16 as 1e+16.
+    return RawJson(dumps(value)) if info.mode == "python" else value
+
+
+JsonValue = Annotated[Any, PlainSerializer(_as_text)]
 
 
 class CollectionView(Output):
@@ -13,7 +24,7 @@ class CollectionView(Output):
     id: str
     name: str
     description: str | None
-    metadata: Any
+    metadata: JsonValue
     version: int
     created_seq: int
     created_at: datetime
@@ -40,9 +51,9 @@ class ArtifactView(Output):
     size: int | None
     content_digest: str | None
     content_state: ContentState
-    metadata: Any
+    metadata: JsonValue
     metadata_digest: str
-    provenance: Any
+    provenance: JsonValue
     produced_by_run: str | None
     revision_digest: str
     created_at: datetime
@@ -78,7 +89,7 @@ class ChangeView(Output):
     trace_id: str | None
     request_id: str | None
     occurred_at: datetime
-    detail: Any
+    detail: JsonValue
     prev_hash: str
     hash: str
 
@@ -161,9 +172,9 @@ class RevisionView(Output):
     name_digest: str
     collection_id: str
     artifact_type: str
-    metadata: Any
+    metadata: JsonValue
     metadata_digest: str
-    provenance: Any
+    provenance: JsonValue
     provenance_digest: str
     produced_by_run: str | None
     created_at: datetime

@@ -1,0 +1,480 @@
+"""Plane content on the database: visibility by generation, exact terms, the scan's totals, and search."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from app.connectors.values import Caps, ConnectorFailedError, ConnectorRefusedError, ConnectorResult
+from app.domains.knowledge.engines import classification, ingest, search
+from app.domains.knowledge.engines.ingest import Pin, index_document
+from app.domains.knowledge.engines.scan import CATEGORIES
+from app.domains.repository.engines.tokenizer import query_tokens, token_occurrences
+from app.hoc_spine.spine import Spine
+from app.hoc_spine.transactions import statement_counter
+from app.kernel.hashing import digest_of
+from tests.factories.databases import DIALECTS, Databases
+from tests.factories.planes import index_plane, register_plane
+from tests.factories.tenants import Tenant, make_tenant
+
+NOW = datetime(2026, 5, 6, tzinfo=UTC)
+CAPS = Caps(max_documents=100, max_response_bytes=5 * 1024 * 1024)
+WORDS = [f"word{n}" for n in range(300)] + ["größe", "naïve", "東京都", "emoji😀", "x1y2", "ΣΊΣΥΦΟΣ"]
+
+
+def corpus(documents: int, *, seed: int = 7) -> dict[str, str]:
+    """Return texts by name, Zipf distributed, the same on each call."""
+    draw = random.Random(seed)
+    weights = [1 / (rank + 1) for rank in range(len(WORDS))]
+    return {
+        f"doc-{n:03}": " ".join(draw.choices(WORDS, weights, k=draw.randint(0, 250)))
+        for n in range(documents)
+    }
+
+
+def fill(
+    spine: Spine,
+    tenant: Tenant,
+    plane_id: str,
+    texts: dict[str, str],
+    *,
+    generation: int = 1,
+    settle: bool = True,
+) -> dict[str, Any]:
+    """Write documents straight into a generation of a plane, put it in place, and return the plane's row."""
+    documents = []
+    for name, text in texts.items():
+        digest = digest_of(text.encode())
+        pin = Pin(f"art-{name}", 1, digest, digest, name, "text/plain", len(text.encode()))
+        documents.append(index_document(pin, text, tokenizer=token_occurrences))
+    keys: dict[str, Any] = {"tenant_id": tenant.tenant_id, "plane_id": plane_id}
+    with spine.transactions.write(tenant.tenant_id) as connection:
+        ingest.write_batch(connection, **keys, generation=generation, documents=documents, now=NOW)
+        if settle:
+            found = ingest.settle_generation(connection, **keys, generation=generation)
+            values = {
+                "generation": found.generation,
+                "document_count": found.document_count,
+                "passage_count": found.passage_count,
+                "token_total": found.token_total,
+            }
+            ingest.set_statistics(connection, **keys, values=values)
+    return row_of(spine, tenant, plane_id)
+
+
+def row_of(spine: Spine, tenant: Tenant, plane_id: str) -> dict[str, Any]:
+    names = ("plane_id", "generation", "document_count", "passage_count", "token_total")
+    plane = tenant.call("knowledge.planes.get", {"plane_id": plane_id})
+    return {name: getattr(plane, name) for name in names}
+
+
+def ask(
+    spine: Spine,
+    tenant: Tenant,
+    plane: dict[str, Any],
+    action: str,
+    *,
+    caps: Caps = CAPS,
+    deadline: float | None = None,
+    **payload: Any,
+) -> ConnectorResult:
+    """Execute the repository connector in a read unit, as mediated retrieval does."""
+    with spine.transactions.read(tenant.tenant_id) as connection:
+        return spine.services.connectors["repository"].execute(
+            connection,
+            tenant_id=tenant.tenant_id,
+            plane=plane,
+            action=action,
+            payload=payload,
+            caps=caps,
+            deadline=time.monotonic() + 30 if deadline is None else deadline,
+        )
+
+
+def find(
+    spine: Spine, tenant: Tenant, plane: dict[str, Any], text: str, *, match: str = "any", limit: int = 50
+) -> search.Ranking:
+    with spine.transactions.read(tenant.tenant_id) as connection:
+        ranking: search.Ranking = search.find_documents(
+            connection,
+            tenant_id=tenant.tenant_id,
+            plane=plane,
+            wanted=query_tokens(text),
+            match_all=match == "all",
+            limit=limit,
+        )
+        return ranking
+
+
+@pytest.fixture
+def plane_id(tenant: Tenant) -> str:
+    return register_plane(tenant)
+
+
+@pytest.fixture
+def repository_plane(spine: Spine, tenant: Tenant) -> Callable[[dict[str, str]], dict[str, Any]]:
+    """Index real artifacts (id `art-<name>`) and return the plane's row."""
+
+    def make(texts: dict[str, str]) -> dict[str, Any]:
+        tenant.call("repository.collections.create", {"id": "col-x", "name": "x"})
+        items = [
+            {
+                "id": f"art-{name}",
+                "name": name,
+                "artifact_type": "note",
+                "content": text,
+                "media_type": "text/plain; charset=utf-8",
+            }
+            for name, text in texts.items()
+        ]
+        tenant.call("repository.artifacts.create_bulk", {"items": items, "collection_id": "col-x"})
+        plane_id = register_plane(tenant, owned_collection="col-x")
+        index_plane(spine, tenant, plane_id)
+        return row_of(spine, tenant, plane_id)
+
+    return make
+
+
+def test_nothing_of_a_generation_is_visible_before_it_is_put_in_place(
+    spine: Spine, tenant: Tenant, plane_id: str
+) -> None:
+    texts = {"a": "alpha beta"}
+    plane = fill(spine, tenant, plane_id, texts, settle=False)
+    assert find(spine, tenant, plane, "alpha").hits == ()
+    assert tenant.call("knowledge.planes.documents", {"plane_id": plane_id}).items == []
+    plane = fill(spine, tenant, plane_id, texts)
+    assert [hit.artifact_id for hit in find(spine, tenant, plane, "alpha").hits] == ["art-a"]
+
+
+def test_a_document_that_a_generation_holds_is_not_written_twice(
+    spine: Spine, tenant: Tenant, plane_id: str
+) -> None:
+    texts = {"a": "alpha beta"}
+    fill(spine, tenant, plane_id, texts, settle=False)
+    plane = fill(spine, tenant, plane_id, texts)
+    assert (plane["document_count"], plane["passage_count"], plane["token_total"]) == (1, 1, 2)
+
+
+def test_a_swept_generation_leaves_the_served_one_as_it_was(
+    spine: Spine, tenant: Tenant, plane_id: str, second_connection: sa.Connection
+) -> None:
+    plane = fill(spine, tenant, plane_id, {"a": "alpha beta"})
+    fill(spine, tenant, plane_id, {"b": "alpha gamma"}, generation=2, settle=False)
+    keys: dict[str, Any] = {"tenant_id": tenant.tenant_id, "plane_id": plane_id}
+    with spine.transactions.write(tenant.tenant_id) as connection:
+        ingest.sweep_staged(connection, **keys, generation=1)
+    assert [hit.artifact_id for hit in find(spine, tenant, plane, "alpha gamma").hits] == ["art-a"]
+    rows = second_connection.execute(
+        sa.text(
+            "SELECT term, passage_frequency, staged_change FROM plane_terms WHERE plane_id = :p ORDER BY term"
+        ),
+        {"p": plane_id},
+    ).all()
+    assert [tuple(row) for row in rows] == [("alpha", 1, 0), ("beta", 1, 0)]
+
+
+def test_the_passage_frequencies_are_exact(
+    spine: Spine, tenant: Tenant, plane_id: str, second_connection: sa.Connection
+) -> None:
+    texts = corpus(60)
+    plane = fill(spine, tenant, plane_id, texts)
+    rows = second_connection.execute(
+        sa.text("SELECT text FROM plane_passages WHERE plane_id = :p"), {"p": plane_id}
+    ).scalars()
+    expected: Counter[str] = Counter()
+    total = 0
+    for text in rows:
+        tokens = token_occurrences(text)
+        total += len(tokens)
+        expected.update(set(tokens))
+    stored = second_connection.execute(
+        sa.text("SELECT term, passage_frequency FROM plane_terms WHERE plane_id = :p"), {"p": plane_id}
+    ).all()
+    assert {row.term: row.passage_frequency for row in stored} == expected
+    assert plane["token_total"] == total
+
+
+def test_the_index_finds_what_a_scan_of_all_passages_finds(
+    spine: Spine, tenant: Tenant, plane_id: str, second_connection: sa.Connection
+) -> None:
+    plane = fill(spine, tenant, plane_id, corpus(80))
+    facts = search.facts_of(plane)
+    everything = second_connection.execute(
+        sa.text("SELECT artifact_id, passage_no, term_total, terms FROM plane_passages WHERE plane_id = :p"),
+        {"p": plane_id},
+    ).mappings().all()  # fmt: skip
+    draw = random.Random(3)
+    for _ in range(40):
+        wanted = draw.sample(WORDS[40:], draw.randint(1, 3))
+        tokens = query_tokens(" ".join(wanted))
+        for match in ("any", "all"):
+            found = find(spine, tenant, plane, " ".join(wanted), match=match)
+            frequency = {
+                token: sum(
+                    search.frequencies(row["terms"], [search.encode_term(token)])[0] > 0 for row in everything
+                )
+                for token in tokens
+            }
+            chosen = search.choose_terms(frequency, tokens, match_all=match == "all")
+            encoded = [search.encode_term(term) for term in chosen]
+            test = all if match == "all" else any
+            rows = [row for row in everything if chosen and test(search.frequencies(row["terms"], encoded))]
+            terms = [
+                search.Term(
+                    term, frequency[term], search.inverse_frequency(facts.passage_count, frequency[term])
+                )
+                for term in chosen
+            ]
+            assert found.hits == search.rank(terms, rows, facts, limit=50)
+
+
+def test_another_plane_and_another_tenant_with_the_same_words_are_never_met(
+    spine: Spine, tenant: Tenant, other_tenant: Tenant, plane_id: str
+) -> None:
+    other_plane = register_plane(tenant, name="second")
+    foreign_plane = register_plane(other_tenant)
+    plane = fill(spine, tenant, plane_id, {"mine": "alpha"})
+    fill(spine, tenant, other_plane, {"second": "alpha"})
+    fill(spine, other_tenant, foreign_plane, {"foreign": "alpha"})
+    assert [hit.artifact_id for hit in find(spine, tenant, plane, "alpha").hits] == ["art-mine"]
+    foreign = row_of(spine, other_tenant, foreign_plane)
+    assert find(spine, tenant, foreign, "alpha").hits == ()
+
+
+def test_the_look_up_function_answers_only_for_the_tenant_of_the_unit(
+    spine: Spine, tenant: Tenant, other_tenant: Tenant, plane_id: str
+) -> None:
+    from app.domains.knowledge.drivers import plane_passages
+
+    fill(spine, tenant, plane_id, {"mine": "alpha"})
+    wanted: dict[str, Any] = {"plane_id": plane_id, "generation": 1, "terms": ["aalpha"], "match_all": False}
+    with spine.transactions.read(tenant.tenant_id) as connection:
+        assert plane_passages.list_candidates(connection, tenant_id=tenant.tenant_id, limit=9, **wanted)
+    if spine.transactions.dialect_name == "postgresql":
+        with spine.transactions.read(other_tenant.tenant_id) as connection:
+            assert not plane_passages.list_candidates(
+                connection, tenant_id=tenant.tenant_id, limit=9, **wanted
+            )
+    with spine.transactions.read(other_tenant.tenant_id) as connection:
+        assert not plane_passages.list_candidates(
+            connection, tenant_id=other_tenant.tenant_id, limit=9, **wanted
+        )
+
+
+def test_the_index_forgets_deleted_passages(spine: Spine, tenant: Tenant, plane_id: str) -> None:
+    plane = fill(spine, tenant, plane_id, {"a": "alpha", "b": "alpha beta"})
+    with spine.transactions.write(tenant.tenant_id) as connection:
+        assert ingest.forget_artifact(connection, tenant_id=tenant.tenant_id, artifact_id="art-b") == 1
+    assert [hit.artifact_id for hit in find(spine, tenant, plane, "alpha beta").hits] == ["art-a"]
+    assert find(spine, tenant, plane, "beta").hits == ()
+
+
+def test_too_many_candidates_are_cut_in_key_order_and_told(
+    spine: Spine, tenant: Tenant, plane_id: str
+) -> None:
+    plane = fill(spine, tenant, plane_id, {f"{n:04}": "alpha" for n in range(1005)})
+    ranking = find(spine, tenant, plane, "alpha", limit=2000)
+    assert ranking.capped
+    assert [hit.artifact_id for hit in ranking.hits] == [f"art-{n:04}" for n in range(1000)]
+
+
+def test_words_that_are_syntax_elsewhere_are_words_here(spine: Spine, tenant: Tenant, plane_id: str) -> None:
+    plane = fill(spine, tenant, plane_id, {"a": "alpha and near or not beta", "b": "alpha"})
+    for text in ('alpha AND "beta', "NEAR(alpha beta)", "alpha*", "a:alpha OR", "-alpha ^ {x}", "'; --alpha"):
+        assert find(spine, tenant, plane, text).hits, text
+    assert [hit.artifact_id for hit in find(spine, tenant, plane, "not beta", match="all").hits] == ["art-a"]
+
+
+def test_search_answers_alike_on_both_dialects(
+    databases: Databases, make_spine: Callable[..., Spine], dialect: str
+) -> None:
+    answers = []
+    for name in DIALECTS:
+        spine = make_spine(database_url=databases.shared(name))
+        tenant = make_tenant(spine)
+        plane_id = register_plane(tenant)
+        plane = fill(spine, tenant, plane_id, corpus(120, seed=11 if dialect == "sqlite" else 12))
+        draw = random.Random(5)
+        asked = [" ".join(draw.sample(WORDS, draw.randint(1, 12))) for _ in range(60)]
+        answers.append(
+            [
+                find(spine, tenant, plane, text, match=match, limit=20)
+                for text in asked
+                for match in ("any", "all")
+            ]
+        )
+    assert any(ranking.hits for ranking in answers[0])
+    assert answers[0] == answers[1]
+
+
+def test_the_scan_is_summed_up_in_one_statement(spine: Spine, tenant: Tenant, plane_id: str) -> None:
+    legal = " ".join(sorted(CATEGORIES["legal"])[:5])
+    fill(
+        spine,
+        tenant,
+        plane_id,
+        {"a": "a@example.com and b@example.com", "b": f"{legal} c@example.com", "c": "12.0.0.1", "d": "none"},
+    )
+    with spine.transactions.read(tenant.tenant_id) as connection:
+        before = connection.statements
+        totals = classification.read_totals(connection, tenant_id=tenant.tenant_id, plane_id=plane_id)
+        assert connection.statements == before + 1
+    assert totals.documents == 4
+    assert totals.pii_counts == {"email": 3, "ip_address": 1}
+    assert totals.categories == ("legal",)
+    assert totals.highest == "confidential"
+
+
+def test_an_empty_plane_has_no_class_unless_one_is_declared(
+    spine: Spine, tenant: Tenant, plane_id: str
+) -> None:
+    keys: dict[str, Any] = {"tenant_id": tenant.tenant_id, "plane_id": plane_id, "now": NOW}
+    with spine.transactions.read(tenant.tenant_id) as connection:
+        none = classification.classify_plane(connection, **keys, declared_sensitivity=None)
+        declared = classification.classify_plane(connection, **keys, declared_sensitivity="restricted")
+    assert none is None
+    assert declared is not None
+    assert declared.sensitivity_level == "restricted"
+
+
+def test_search_gives_passages_with_their_place_and_the_pinned_revision(
+    spine: Spine, tenant: Tenant, repository_plane: Callable[..., dict[str, Any]]
+) -> None:
+    text = "filler " * 100 + "the pump is broken " + "filler " * 100
+    plane = repository_plane({"manual": text, "other": "nothing of use"})
+    tenant.call("repository.artifacts.update", {"artifact_id": "art-manual", "content": "the head moved"})
+    result = ask(spine, tenant, plane, "search", text="pump", match="all")
+    (document,) = result.documents
+    assert (document.artifact_id, document.revision, document.digest) == (
+        "art-manual",
+        1,
+        digest_of(text.encode()),
+    )
+    for part in document.passages:
+        assert text[part["start"] : part["end"]] == part["text"]
+        assert "pump" in part["text"]
+    assert document.citation()["passages"] == [
+        [part["passage_no"], part["start"], part["end"]] for part in document.passages
+    ]
+    assert ask(spine, tenant, plane, "query", text="pump").documents == result.documents
+
+
+def test_retrieve_gives_the_whole_text_and_names_what_is_missing(
+    spine: Spine, tenant: Tenant, repository_plane: Callable[..., dict[str, Any]]
+) -> None:
+    texts = {"long": "größe 😀 " * 400, "empty": "", "short": "one"}
+    plane = repository_plane(texts)
+    wanted = ["art-short", "art-none", "art-long", "art-empty", "art-short"]
+    result = ask(spine, tenant, plane, "retrieve", artifact_ids=wanted)
+    assert [document.artifact_id for document in result.documents] == ["art-short", "art-long", "art-empty"]
+    assert [document.text for document in result.documents] == ["one", texts["long"], ""]
+    assert result.missing == ("art-none",)
+    assert not result.truncated
+
+
+def test_retrieve_stops_before_the_document_that_would_be_too_much(
+    spine: Spine, tenant: Tenant, repository_plane: Callable[..., dict[str, Any]]
+) -> None:
+    plane = repository_plane({"a": "x" * 900, "b": "y" * 900, "c": "z"})
+    caps = Caps(max_documents=20, max_response_bytes=1024)
+    ids = ["art-a", "art-b", "art-c"]
+    result = ask(spine, tenant, plane, "retrieve", caps=caps, artifact_ids=ids)
+    assert [document.artifact_id for document in result.documents] == ["art-a"]
+    assert (result.truncated, result.missing) == (True, ())
+    tokens = Caps(max_documents=20, max_response_bytes=10_000, max_tokens=225)
+    assert len(ask(spine, tenant, plane, "retrieve", caps=tokens, artifact_ids=ids).documents) == 1
+    two = Caps(max_documents=2, max_response_bytes=10_000)
+    assert len(ask(spine, tenant, plane, "retrieve", caps=two, artifact_ids=ids).documents) == 2
+
+
+def test_list_pages_through_references_without_text(
+    spine: Spine, tenant: Tenant, repository_plane: Callable[..., dict[str, Any]]
+) -> None:
+    plane = repository_plane({name: name for name in "edcba"})
+    first = ask(spine, tenant, plane, "list", limit=3)
+    rest = ask(spine, tenant, plane, "list", limit=3, cursor=first.next_cursor)
+    ids = [document.artifact_id for document in (*first.documents, *rest.documents)]
+    assert ids == [f"art-{name}" for name in "abcde"]
+    assert rest.next_cursor is None
+    assert all(document.size() == (0, 0) for document in first.documents)
+    with pytest.raises(ConnectorRefusedError, match="INVALID_PAYLOAD"):
+        ask(spine, tenant, plane, "list", limit=3, cursor="bm9uZQ")
+
+
+def test_a_deleted_artifact_is_withheld_at_once(
+    spine: Spine, tenant: Tenant, repository_plane: Callable[..., dict[str, Any]]
+) -> None:
+    plane = repository_plane({"gone": "pump", "kept": "pump"})
+    tenant.call("repository.artifacts.delete", {"artifact_id": "art-gone"})
+    kept = ["art-kept"]
+    assert [item.artifact_id for item in ask(spine, tenant, plane, "search", text="pump").documents] == kept
+    assert [item.artifact_id for item in ask(spine, tenant, plane, "list").documents] == kept
+    result = ask(spine, tenant, plane, "retrieve", artifact_ids=["art-gone", "art-kept"])
+    assert [item.artifact_id for item in result.documents] == kept
+    assert result.missing == ("art-gone",)
+
+
+def test_a_search_takes_four_statements_and_a_miss_one(
+    spine: Spine, tenant: Tenant, repository_plane: Callable[..., dict[str, Any]]
+) -> None:
+    plane = repository_plane({"a": "pump valve", "b": "pump"})
+    seen: list[str] = []
+    statement_counter(spine.transactions.engine, seen.append)
+    for expected, action, payload in (
+        (4, "search", {"text": "pump valve"}),
+        (1, "search", {"text": "unknown"}),
+        (3, "retrieve", {"artifact_ids": ["art-a", "art-b"]}),
+        (2, "list", {}),
+    ):
+        seen.clear()
+        ask(spine, tenant, plane, action, **payload)
+        assert len([text for text in seen if text.startswith(("SELECT", "WITH"))]) == expected, action
+
+
+@pytest.mark.parametrize(
+    ("action", "payload"),
+    [
+        ("search", {}),
+        ("search", {"text": ""}),
+        ("search", {"text": "x" * 4097}),
+        ("search", {"text": "!?"}),
+        ("search", {"text": "x", "limit": 0}),
+        ("search", {"text": "x", "limit": 101}),
+        ("search", {"text": "x", "limit": True}),
+        ("search", {"text": "x", "limit": "5"}),
+        ("search", {"text": "x", "match": "some"}),
+        ("search", {"text": "x", "connector_url": "http://x"}),
+        ("search", {"text": "a\x00b"}),
+        ("retrieve", {"artifact_ids": []}),
+        ("retrieve", {"artifact_ids": ["a"] * 101}),
+        ("retrieve", {"artifact_ids": "a"}),
+        ("retrieve", {"artifact_ids": [1]}),
+        ("list", {"limit": 1000}),
+        ("list", {"cursor": ""}),
+    ],
+)
+def test_a_payload_that_does_not_fit_is_refused_before_anything_is_read(
+    spine: Spine, action: str, payload: dict[str, Any]
+) -> None:
+    with pytest.raises(ConnectorRefusedError, match="INVALID_PAYLOAD"):
+        spine.services.connectors["repository"].check(action=action, payload=payload, config={})
+
+
+def test_an_unknown_action_is_refused(spine: Spine) -> None:
+    with pytest.raises(ConnectorRefusedError, match="ACTION_NOT_SUPPORTED"):
+        spine.services.connectors["repository"].check(action="drop", payload={}, config={})
+
+
+def test_a_passed_deadline_stops_before_the_next_statement(
+    spine: Spine, tenant: Tenant, plane_id: str
+) -> None:
+    plane = fill(spine, tenant, plane_id, {"a": "alpha"})
+    with pytest.raises(ConnectorFailedError, match="CONNECTOR_TIMEOUT"):
+        ask(spine, tenant, plane, "search", text="alpha", deadline=time.monotonic() - 1)
