@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from alembic import context
-from app.db.catalogue import metadata
+from app.db.catalogue import is_described, metadata
 from app.db.engine import make_migration_engine
 
 config = context.config
@@ -18,7 +18,12 @@ if context.is_offline_mode():
 else:
     engine = make_migration_engine(url)
     with engine.connect() as connection:
-        context.configure(connection=connection, target_metadata=metadata, transaction_per_migration=False)
+        context.configure(
+            connection=connection,
+            target_metadata=metadata,
+            transaction_per_migration=False,
+            include_object=is_described,
+        )
         with context.begin_transaction():
             context.run_migrations()
     engine.dispose()

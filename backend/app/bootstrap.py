@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 
 import app.db.catalogue  # noqa: F401 - fills the register of governed tables
+from app.connectors.repository import RepositoryConnector, RepositoryReads
 from app.db.engine import make_engine
 from app.db.migrations import check_schema
-from app.connectors.repository import RepositoryConnector, RepositoryReads
 from app.domains.activity.engines import runs as run_engine
 from app.domains.knowledge.engines import search
 from app.domains.logs.engines import facts, idempotency, ledger

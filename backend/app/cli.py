@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import datetime
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NoReturn
 
 import orjson
@@ -55,22 +56,24 @@ def serve(
 ) -> None:
     """Serve HTTP and run the background jobs; refuse a database that is not at the newest schema."""
     _check_schema(_settings())
-    if workers > 1:
-        # Worker processes put their metrics together through files; each of them answers for all.
-        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", mkdtemp(prefix="hoc-metrics-"))
-    uvicorn.run(
-        "app.main:create_app",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        access_log=False,
-        log_config=None,
-        http="app.api.http_protocol:BoundedHttpProtocol",
-        ws="none",
-        server_header=False,
-        timeout_graceful_shutdown=30,
-    )
+    with ExitStack() as stack:
+        if workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            # Worker processes put their metrics together through files; each of them answers for all.
+            directory = stack.enter_context(TemporaryDirectory(prefix="hoc-metrics-"))
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+        uvicorn.run(
+            "app.main:create_app",
+            factory=True,
+            host=host,
+            port=port,
+            workers=workers,
+            access_log=False,
+            log_config=None,
+            http="app.api.http_protocol:BoundedHttpProtocol",
+            ws="none",
+            server_header=False,
+            timeout_graceful_shutdown=30,
+        )
 
 
 @cli.command()

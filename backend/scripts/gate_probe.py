@@ -24,7 +24,7 @@ def probe(root: Path) -> dict[str, Any]:
     """Return what `main` prints for a root; RuntimeError with the child's last error line when it fails."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "HOC_"))}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, str(root)],
+        [sys.executable, "-B", "-W", "ignore", __file__, str(root)],
         capture_output=True,
         text=True,
         env=environment,

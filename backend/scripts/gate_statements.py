@@ -7,12 +7,13 @@ the module), a helper of the module for what it returns. Conditions below `or_` 
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from gate import Module
 from gate_columns import GLOBAL, Function, TableNames
-from gate_names import called
+from gate_names import called, literal
 
 ROOTS = {"select", "update", "delete", "exists"}
 BINDING = {"where", "filter", "join", "outerjoin", "join_from", "outerjoin_from", "select_from", "having"}
@@ -132,8 +133,7 @@ class Reader(TableNames):
 
     def _bind(self, statement: Statement, name: str, call: ast.Call) -> None:
         if name in BINDING:
-            for argument in _arguments(call):
-                statement.facts |= self.facts(argument, statement.function)
+            statement.facts |= self._arguments_say(name, call, statement.function, 0)
         elif name == "filter_by" and any(k.arg == "tenant_id" for k in call.keywords):
             statement.facts |= {(table, BOUND) for table in statement.tables}
 
@@ -182,6 +182,8 @@ class Reader(TableNames):
             parts = node.elts
         elif isinstance(node, ast.Starred):
             parts = (node.value,)
+        elif isinstance(node, ast.GeneratorExp | ast.ListComp):
+            parts = _said_of_tenant_id(node)
         elif isinstance(node, ast.Name):
             parts = self.values(node.id, function)
         return {fact for part in parts for fact in self.facts(part, function, depth + 1)}
@@ -206,12 +208,25 @@ class Reader(TableNames):
         if name in {"in_", "is_not_distinct_from", "__eq__"} and isinstance(node.func, ast.Attribute):
             return {(table, BOUND) for table in self._tenant_ids(node.func.value, function)}
         if name in {"and_", "join", "outerjoin", "tuple", "list"}:
-            parts = _arguments(node)
-            if isinstance(node.func, ast.Attribute):
-                parts.append(node.func.value)
-            return {fact for part in parts for fact in self.facts(part, function, depth + 1)}
+            before = (
+                self.facts(node.func.value, function, depth)
+                if isinstance(node.func, ast.Attribute)
+                else set()
+            )
+            return before | self._arguments_say(name, node, function, depth + 1)
         helper = self.helpers.get(node.func.id) if isinstance(node.func, ast.Name) else None
         return self._helper(node, helper, function, depth) if helper else set()
+
+    def _arguments_say(self, name: str, call: ast.Call, function: Function | None, depth: int) -> set[Fact]:
+        parts = _arguments(call)
+        found = {fact for part in parts for fact in self.facts(part, function, depth)}
+        outer = name.startswith("outerjoin") or any(k.arg in {"isouter", "full"} for k in call.keywords)
+        if not outer:
+            return found
+        # The condition of an outer join keeps every row of the left side: it binds the joined table alone.
+        joined = parts[1:2] if name == "outerjoin_from" else parts[:1]
+        tables = {table for part in joined for table in self.tables_in(part, function)}
+        return {fact for fact in found if fact[0] in tables}
 
     def _helper(self, node: ast.Call, helper: Function, function: Function | None, depth: int) -> set[Fact]:
         """Return the facts that a helper of the module returns, its parameters replaced by the arguments."""
@@ -241,6 +256,27 @@ def _parts(node: ast.expr) -> Iterator[ast.expr]:
                 yield child.iter
         elif isinstance(child, ast.expr):
             yield child
+
+
+def _said_of_tenant_id(node: ast.GeneratorExp | ast.ListComp) -> list[ast.expr]:
+    """Return what `(a.c[n] == b.c[n] for n in ("tenant_id", ...))` says of tenant_id."""
+    loop = node.generators[0]
+    names = loop.iter.elts if isinstance(loop.iter, ast.Tuple | ast.List) else []
+    if not isinstance(loop.target, ast.Name) or len(node.generators) > 1 or loop.ifs:
+        return []
+    if "tenant_id" not in {literal(name) for name in names}:
+        return []
+    return [_Named(loop.target.id).visit(copy.deepcopy(node.elt))]
+
+
+class _Named(ast.NodeTransformer):
+    """Put `tenant_id` in the place of a loop variable."""
+
+    def __init__(self, variable: str) -> None:
+        self.variable = variable
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant("tenant_id") if node.id == self.variable else node
 
 
 def _only_named(node: ast.expr, target: ast.expr) -> bool:

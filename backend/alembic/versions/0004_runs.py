@@ -406,7 +406,8 @@ def _step_guard() -> None:
         postgresql=(
             """CREATE FUNCTION aos_trace_steps_chain() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 IF EXISTS (SELECT 1 FROM added a JOIN aos_traces t
-                        ON t.tenant_id = a.tenant_id AND t.trace_id = a.trace_id WHERE t.status <> 'OPEN') THEN
+                        ON t.tenant_id = a.tenant_id AND t.trace_id = a.trace_id
+                        WHERE t.status <> 'OPEN') THEN
                     RAISE EXCEPTION 'TRACE_SEALED' USING ERRCODE = 'integrity_constraint_violation';
                 END IF;
                 IF EXISTS (

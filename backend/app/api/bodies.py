@@ -14,6 +14,7 @@ from app.kernel.errors import ErrorKind, HocError
 
 IDLE_SECONDS: Final = 30.0
 MAX_DEPTH: Final = 100
+_CONTAINERS: Final = frozenset((dict, list))
 
 
 def declared_length(headers: Headers) -> int | None:
@@ -110,13 +111,13 @@ def _require_json(headers: Headers) -> None:
 
 def _require_depth(value: Any) -> None:
     # Breadth first: the parser took it, but the code behind it recurses.
-    level = [value] if isinstance(value, dict | list) else []
+    level = [value] if type(value) in _CONTAINERS else []
     for _ in range(MAX_DEPTH + 1):
         level = [
             member
             for container in level
-            for member in (container.values() if isinstance(container, dict) else container)
-            if isinstance(member, dict | list)
+            for member in (container.values() if type(container) is dict else container)
+            if type(member) in _CONTAINERS
         ]
         if not level:
             return

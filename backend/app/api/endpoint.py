@@ -142,7 +142,7 @@ class Endpoint:
         if error.code == "INVALID_INPUT":
             return self._invalid_input(error)
         if error.kind is ErrorKind.NOT_FOUND:
-            return not_found(error.code, error)
+            return not_found(error.code)
         if error.code == "DUPLICATE_ID" and if_none_match == frozenset(("*",)):
             # RFC 9110 section 13.1.2: the star asks for creation only.
             return HocError(
@@ -204,11 +204,10 @@ def operation_of(route: Route, registry: OperationRegistry) -> Operation:
     return operation
 
 
-def not_found(code: str, error: HocError | None = None) -> HocError:
+def not_found(code: str) -> HocError:
     """Return a 404 that says nothing beyond its code: foreign, unknown and impossible ids look alike."""
     noun = code.removesuffix("_NOT_FOUND").replace("_", " ").lower()
-    extra = error.extra if error is not None else None
-    return HocError(ErrorKind.NOT_FOUND, code, f"There is no such {noun}.", extra=extra)
+    return HocError(ErrorKind.NOT_FOUND, code, f"There is no such {noun}.")
 
 
 def missing_code(route: Route, name: str) -> str:

@@ -90,10 +90,7 @@ class OperationRoutes:
         `max_body_bytes` is a number or the name of a setting. `refusals` documents refusal statuses beyond
         those that every route of its kind has (502, 504).
         """
-        if callable(status):
-            possible = tuple(statuses or (200, 201, 202))
-        else:
-            possible = tuple(statuses or (status,))
+        possible = tuple(statuses or ((200, 201, 202) if callable(status) else (status,)))
         if replay_status is not None and replay_status not in possible:
             possible = (*possible, replay_status)
         self._routes.append(

@@ -33,6 +33,8 @@ def make_engine(url: str, *, pool_size: int = 8, busy_timeout_ms: int = 5000) ->
     return sa.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         isolation_level="AUTOCOMMIT",
+        # Parameters are the tenants' data; an error text goes to the log.
+        hide_parameters=True,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=5,
@@ -54,6 +56,7 @@ def _sqlite_engine(url: sa.URL, *, pool_size: int, busy_timeout_ms: int) -> sa.E
     engine = sa.create_engine(
         url.set(drivername="sqlite+pysqlite"),
         isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
         connect_args={"check_same_thread": False, "timeout": busy_timeout_ms / 1000},
         **pool,
     )

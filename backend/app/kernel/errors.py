@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
+
+from app.kernel.redaction import redact_text
 
 
 class ErrorKind(StrEnum):
@@ -51,3 +54,25 @@ class HocError(Exception):
         self.errors = tuple(dict(item) for item in errors)
         self.extra = dict(extra or {})
         self.retry_after = retry_after
+
+
+def safe_trace(error: BaseException) -> str:
+    """Return where an error and its causes came from, for a log: no row values, parameters or inputs.
+
+    Database drivers and the validation library put those behind the first line of their messages.
+    """
+    parts = []
+    for each in _chain(error):
+        first = redact_text(str(each).partition("\n")[0][:300])[0]
+        parts.append("".join(traceback.format_tb(each.__traceback__)) + f"{type(each).__name__}: {first}")
+    return "\nwhich led to\n".join(reversed(parts))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen:
+        seen.add(id(following))
+        yield following
+        hidden = following.__suppress_context__
+        following = following.__cause__ or (None if hidden else following.__context__)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from app.kernel.canonical_json import CanonicalJsonError, dumps, loads
+from app.kernel.clock import format_time, parse_time
 from app.kernel.errors import ErrorKind, HocError
 from app.kernel.hashing import text_hash
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
+# The range of an SQL bigint: a number beyond it names no row, and no database takes it.
+LOWEST_KEY, HIGHEST_KEY = -(2**63), 2**63 - 1
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Page(BaseModel, Generic[T]):
@@ -43,6 +48,53 @@ def decode_cursor(cursor: str, binding: str) -> list[Any]:
     if not isinstance(value, list) or not value or value[0] != text_hash(binding)[:16]:
         raise _invalid_cursor()
     return value[1:]
+
+
+def read_cursor(
+    cursor: str | None, binding: str, *kinds: type[str] | type[int] | type[datetime]
+) -> tuple[Any, ...] | None:
+    """Return the key of these kinds inside a cursor, None without a cursor; refuse INVALID_CURSOR.
+
+    A cursor is no secret and may be forged; what it holds is input like any other.
+    """
+    if cursor is None:
+        return None
+    key = decode_cursor(cursor, binding)
+    if len(key) != len(kinds):
+        raise _invalid_cursor()
+    return tuple(_read_part(part, kind) for part, kind in zip(key, kinds, strict=True))
+
+
+def page_of(
+    found: Sequence[R],
+    *,
+    limit: int,
+    binding: str,
+    key: Callable[[R], Sequence[str | int | datetime]],
+    view: Callable[[R], T],
+) -> Page[T]:
+    """Return the page of rows that were asked for with `limit + 1`; the extra one tells that more follow."""
+    shown = found[:limit]
+    following = None
+    if len(found) > limit:
+        parts = [format_time(part) if isinstance(part, datetime) else part for part in key(shown[-1])]
+        following = encode_cursor(binding, parts)
+    return Page[Any](items=[view(row) for row in shown], next_cursor=following)
+
+
+def _read_part(part: Any, kind: type) -> str | int | datetime:
+    if kind is int:
+        if type(part) is int and LOWEST_KEY <= part <= HIGHEST_KEY:
+            return part
+        raise _invalid_cursor()
+    if not isinstance(part, str):
+        raise _invalid_cursor()
+    if kind is not datetime:
+        return part
+    try:
+        return parse_time(part)
+    except ValueError as error:
+        raise _invalid_cursor() from error
 
 
 def _invalid_cursor() -> HocError:

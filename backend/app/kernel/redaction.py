@@ -37,7 +37,7 @@ _PEM = re.compile(
 )
 _API_KEY = re.compile(r"(?<![A-Za-z])(?:hoc_[A-Za-z0-9_-]{16,}|sk-[A-Za-z0-9_-]{20,})")
 # Addresses that run into one another (`a@b.org.c@d.org`) are one match: the rest would be found next time.
-_MAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]+@[\w.-]+\.[^\W\d_]{2,}(?:[\w.%+-]*@[\w.-]+\.[^\W\d_]{2,})*")
+_MAIL = re.compile(r"[\w.%+-]+@[\w.-]+\.[^\W\d_]{2,}(?:[\w.%+-]*@[\w.-]+\.[^\W\d_]{2,})*")
 _AUTHORIZATION = re.compile(r"(?<![A-Za-z])(?:(?:[Bb]earer|BEARER)[ \t]+)+[A-Za-z0-9._~+/=-]+")
 _AWS = re.compile(r"(?<![A-Za-z])AKIA[A-Z0-9]{16}[A-Za-z0-9]*")
 _GITHUB = re.compile(r"(?<![A-Za-z])(?:ghp_|gho_|github_pat_)[A-Za-z0-9_]{10,}")
@@ -45,6 +45,8 @@ _SLACK = re.compile(r"(?<![A-Za-z])xox[abprs]-[A-Za-z0-9-]{10,}")
 # Digits with single spaces or hyphens between: one match is one whole run, however long.
 _DIGITS = re.compile(r"[0-9](?:[ -]?[0-9]){8,}")
 _SOCIAL = re.compile(r"(?<![0-9])(?!000|666|9)[0-9]{3}-[0-9]{2}-[0-9]{4}(?![0-9])")
+# 19 digits with a space or hyphen between any two.
+_LONGEST_CARD = 37
 # A card number with the two or three digits of its expiry month or check value behind it.
 _CARD_WITH_TAIL = re.compile(r"(.*[0-9])([ -][0-9]{2,3})")
 
@@ -90,7 +92,9 @@ def _redact_object(members: dict[str, Any]) -> tuple[dict[str, Any], int]:
     result: dict[str, Any] = {}
     renamed: list[tuple[str, str]] = []
     for key, value in members.items():
-        name, in_key = redact_text(key)
+        # The common key: no pattern finds itself in an identifier of fewer than 14 characters.
+        plain = len(key) < 14 and key.isidentifier()
+        name, in_key = (key, 0) if plain else redact_text(key)
         if in_key:
             total += in_key
             renamed.append((key, name))
@@ -131,7 +135,7 @@ def _redact_cards(text: str) -> tuple[str, int]:
         if _is_card(run):
             count += 1
             return _CARD
-        tail = _CARD_WITH_TAIL.fullmatch(run) if len(run) < 48 else None
+        tail = _CARD_WITH_TAIL.fullmatch(run) if len(run) <= _LONGEST_CARD + 4 else None
         if tail and _is_card(tail[1]):
             count += 1
             return _CARD + tail[2]
@@ -141,6 +145,8 @@ def _redact_cards(text: str) -> tuple[str, int]:
 
 
 def _is_card(run: str) -> bool:
+    if len(run) > _LONGEST_CARD:
+        return False
     digits = [int(character) for character in run if character not in " -"]
     if not 13 <= len(digits) <= 19:
         return False

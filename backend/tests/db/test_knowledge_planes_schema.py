@@ -10,7 +10,14 @@ import sqlalchemy as sa
 
 from app.domains.knowledge.engines.lifecycle import EDGES
 from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
-from tests.factories.lifecycle import events_of, move_plane, path_to, plane_in, register_plane, state_in_database
+from tests.factories.lifecycle import (
+    events_of,
+    move_plane,
+    path_to,
+    plane_in,
+    register_plane,
+    state_in_database,
+)
 from tests.factories.tenants import Tenant
 
 FIXED = {
@@ -94,7 +101,8 @@ def test_the_creation_time_of_a_plane_never_changes(second_connection: sa.Connec
 
 
 @pytest.mark.parametrize(
-    "table", ["knowledge_plane_registry", "plane_lifecycle_events", "plane_purge_approvals", "plane_policy_bindings"]
+    "table",
+    ["knowledge_plane_registry", "plane_lifecycle_events", "plane_purge_approvals", "plane_policy_bindings"],
 )
 def test_rows_of_planes_are_not_deleted(second_connection: sa.Connection, tenant: Tenant, table: str) -> None:
     plane_id = register_plane(tenant).plane_id
@@ -107,9 +115,12 @@ def test_rows_of_planes_are_not_deleted(second_connection: sa.Connection, tenant
 
 
 @pytest.mark.parametrize(
-    "table", ["knowledge_plane_registry", "plane_lifecycle_events", "plane_purge_approvals", "plane_policy_bindings"]
+    "table",
+    ["knowledge_plane_registry", "plane_lifecycle_events", "plane_purge_approvals", "plane_policy_bindings"],
 )
-def test_tables_of_planes_are_not_truncated(second_connection: sa.Connection, tenant: Tenant, table: str) -> None:
+def test_tables_of_planes_are_not_truncated(
+    second_connection: sa.Connection, tenant: Tenant, table: str
+) -> None:
     if second_connection.dialect.name == "sqlite":
         # SQLite has no TRUNCATE: a DELETE of every row stands for it, and a table with rows refuses it.
         register_plane(tenant)
@@ -160,7 +171,9 @@ def test_a_binding_ends_once_and_changes_in_nothing_else(
             "UPDATE plane_policy_bindings SET policy_id = 'rule-2' WHERE tenant_id = :tenant",
             tenant,
         )
-    end = "UPDATE plane_policy_bindings SET unbound_by = :who, unbound_at = bound_at WHERE tenant_id = :tenant"
+    end = (
+        "UPDATE plane_policy_bindings SET unbound_by = :who, unbound_at = bound_at WHERE tenant_id = :tenant"
+    )
     execute(second_connection, end, tenant, who="alice")
     with pytest.raises(sa.exc.DBAPIError, match="stays unbound"):
         execute(second_connection, end, tenant, who="mallory")

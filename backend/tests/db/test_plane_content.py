@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from app.connectors.values import Caps, ConnectorFailedError, ConnectorRefusedError, ConnectorResult
 from app.domains.knowledge.engines import classification, ingest, search
 from app.domains.knowledge.engines.ingest import Pin, index_document
+from app.domains.knowledge.engines.passages import encode_term
 from app.domains.knowledge.engines.scan import CATEGORIES
 from app.domains.repository.engines.tokenizer import query_tokens, token_occurrences
 from app.hoc_spine.spine import Spine
@@ -201,6 +202,10 @@ def test_the_passage_frequencies_are_exact(
     assert plane["token_total"] == total
 
 
+def holds(row: Any, term: str) -> bool:
+    return encode_term(term) in row["terms"].split()
+
+
 def test_the_index_finds_what_a_scan_of_all_passages_finds(
     spine: Spine, tenant: Tenant, plane_id: str, second_connection: sa.Connection
 ) -> None:
@@ -216,16 +221,10 @@ def test_the_index_finds_what_a_scan_of_all_passages_finds(
         tokens = query_tokens(" ".join(wanted))
         for match in ("any", "all"):
             found = find(spine, tenant, plane, " ".join(wanted), match=match)
-            frequency = {
-                token: sum(
-                    search.frequencies(row["terms"], [search.encode_term(token)])[0] > 0 for row in everything
-                )
-                for token in tokens
-            }
+            frequency = {token: sum(holds(row, token) for row in everything) for token in tokens}
             chosen = search.choose_terms(frequency, tokens, match_all=match == "all")
-            encoded = [search.encode_term(term) for term in chosen]
             test = all if match == "all" else any
-            rows = [row for row in everything if chosen and test(search.frequencies(row["terms"], encoded))]
+            rows = [row for row in everything if chosen and test(holds(row, term) for term in chosen)]
             terms = [
                 search.Term(
                     term, frequency[term], search.inverse_frequency(facts.passage_count, frequency[term])

@@ -1,4 +1,4 @@
-"""Test planes of the lifecycle: registered through the operation, then walked along legal edges to a state."""
+"""Test planes of the lifecycle: registered through the operation, then walked along legal edges."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WAY_IN = (
 
 
 def register_plane(tenant: Tenant, **members: Any) -> Any:
-    """Register a plane with a name nobody else has and return its view; a plane over a database by default."""
+    """Register a plane with a name nobody else has, over a database by default, and return its view."""
     payload = {
         "plane_type": "catalogue",
         "plane_name": f"plane {uuid4().hex}",
@@ -166,9 +166,7 @@ def make_waiting_plane(connection: sa.Connection, tenant: Tenant, **members: Any
 def make_active_plane(connection: sa.Connection, tenant: Tenant, **members: Any) -> str:
     """Take a plane to ACTIVE, with one rule of its own bound, `rule-<plane_id>`; return its id."""
     plane_id = make_waiting_plane(connection, tenant, **members)
-    rule_id = make_allow_rule(
-        tenant, f"rule-{plane_id}", condition=f"plane.plane_id == '{plane_id}'"
-    )
+    rule_id = make_allow_rule(tenant, f"rule-{plane_id}", condition=f"plane.plane_id == '{plane_id}'")
     bind(tenant, plane_id, rule_id).unwrap()
     transition(tenant, plane_id, "activate_knowledge_plane").unwrap()
     return plane_id

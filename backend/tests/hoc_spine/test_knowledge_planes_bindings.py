@@ -40,7 +40,10 @@ def leaves(connection: sa.Connection, tenant: Tenant, kind: str) -> list[dict[st
         "SELECT fact_id, ref_version, statement FROM log_leaves"
         " WHERE tenant_id = :tenant AND type = :kind ORDER BY ref_version"
     )
-    return [dict(row) for row in connection.execute(statement, {"tenant": tenant.tenant_id, "kind": kind}).mappings()]
+    return [
+        dict(row)
+        for row in connection.execute(statement, {"tenant": tenant.tenant_id, "kind": kind}).mappings()
+    ]
 
 
 def set_suspended(tenant: Tenant, plane_id: str, suspended: bool, **context: Any) -> Any:
@@ -64,7 +67,12 @@ def test_a_binding_is_a_row_an_event_a_fact_and_a_policy_version(
     assert (view.changed, view.bound_policy_ids, view.version) == (True, [rule_id], before.version + 1)
     assert policy_version(second_connection, tenant) == version + 1
     (row,) = rows_of(second_connection, "plane_policy_bindings", tenant, plane_id)
-    assert (row["policy_id"], row["bound_by"], row["unbound_at"], row["version"]) == (rule_id, "user-1", None, 1)
+    assert (row["policy_id"], row["bound_by"], row["unbound_at"], row["version"]) == (
+        rule_id,
+        "user-1",
+        None,
+        1,
+    )
     (leaf,) = leaves(second_connection, tenant, "policy.binding")
     assert (leaf["fact_id"], leaf["ref_version"]) == (row["fact_id"], 1)
     event = events_of(second_connection, tenant, plane_id)[-1]
@@ -173,7 +181,10 @@ def test_a_bound_rule_is_not_retired_but_a_failed_plane_holds_none(
 def test_snapshots_are_told_the_bindings_of_planes_that_can_serve(
     second_connection: sa.Connection, tenant: Tenant
 ) -> None:
-    active, failed = make_active_plane(second_connection, tenant), make_waiting_plane(second_connection, tenant)
+    active, failed = (
+        make_active_plane(second_connection, tenant),
+        make_waiting_plane(second_connection, tenant),
+    )
     bind(tenant, failed, make_allow_rule(tenant)).unwrap()
     bind(tenant, active, "rule-allow").unwrap()
 
@@ -212,7 +223,9 @@ def test_only_a_person_consents(second_connection: sa.Connection, tenant: Tenant
     assert approve(tenant, plane_id, scopes=("knowledge:write",)).error_code == "INSUFFICIENT_SCOPE"
 
 
-@pytest.mark.parametrize("state", [state for state in State if state is not State.ARCHIVED], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "state", [state for state in State if state is not State.ARCHIVED], ids=lambda s: s.name
+)
 def test_only_an_archived_plane_is_consented_to(
     second_connection: sa.Connection, tenant: Tenant, state: State
 ) -> None:
@@ -236,7 +249,9 @@ def test_an_active_plane_is_suspended_and_resumed(second_connection: sa.Connecti
     assert events_of(second_connection, tenant, plane_id)[-1]["event_type"] == "PLANE_RESUMED"
 
 
-@pytest.mark.parametrize("state", [state for state in State if state is not State.ACTIVE], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "state", [state for state in State if state is not State.ACTIVE], ids=lambda s: s.name
+)
 def test_only_an_active_plane_is_suspended(
     second_connection: sa.Connection, tenant: Tenant, state: State
 ) -> None:

@@ -1,4 +1,4 @@
-"""Operations: two callers race every edge of the lifecycle, and the writes around it; one wins, all is told."""
+"""Operations: two callers race every edge of the lifecycle, and the writes around it; one wins."""
 
 from __future__ import annotations
 

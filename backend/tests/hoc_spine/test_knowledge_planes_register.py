@@ -129,9 +129,7 @@ def test_a_collection_has_one_owner_and_many_readers(
     register_plane(tenant, **REPOSITORY | {"config": {"owned_collection": taken}})
     before = count(second_connection, "knowledge_plane_registry", tenant)
     payload = {"plane_type": "t", "plane_name": "second", **REPOSITORY}
-    refused = tenant.dispatch(
-        "knowledge.planes.register", payload | {"config": {"owned_collection": taken}}
-    )
+    refused = tenant.dispatch("knowledge.planes.register", payload | {"config": {"owned_collection": taken}})
     assert refused.error_code == "COLLECTION_ALREADY_OWNED"
     assert count(second_connection, "knowledge_plane_registry", tenant) == before
     for name in ("reader one", "reader two"):
@@ -223,9 +221,7 @@ def test_an_idempotency_key_registers_once(second_connection: sa.Connection, ten
 def test_racing_registrations_make_one_plane(second_connection: sa.Connection, tenant: Tenant) -> None:
     payload = {"plane_type": "t", "plane_name": "p", **REPOSITORY}
     with ThreadPoolExecutor(4) as threads:
-        results = list(
-            threads.map(lambda _: tenant.dispatch("knowledge.planes.register", payload), range(4))
-        )
+        results = list(threads.map(lambda _: tenant.dispatch("knowledge.planes.register", payload), range(4)))
     codes = sorted(str(result.error_code) for result in results)
     assert codes == ["DUPLICATE_PLANE"] * 3 + ["None"]
     assert count(second_connection, "knowledge_plane_registry", tenant) == 1
@@ -392,7 +388,9 @@ def precondition() -> Callable[[int], dict[str, Any]]:
 def test_events_are_listed_in_order_and_filtered(second_connection: sa.Connection, tenant: Tenant) -> None:
     plane_id = register_plane(tenant).plane_id
     transition(tenant, plane_id, "activate_knowledge_plane")
-    transition(tenant, plane_id, "verify_knowledge_plane", reason="because sk-abcdefghijklmnopqrstuvwxyz").unwrap()
+    transition(
+        tenant, plane_id, "verify_knowledge_plane", reason="because sk-abcdefghijklmnopqrstuvwxyz"
+    ).unwrap()
     listed = tenant.call("knowledge.planes.events", {"plane_id": plane_id}).items
     assert [event.seq for event in listed] == [1, 2, 3, 4]
     assert [event.event_type for event in listed] == [

@@ -124,7 +124,11 @@ def test_an_action_that_is_not_legal_here_is_refused(tenant: Tenant, refused: Re
     plane_id = register_plane(tenant).plane_id
     for action in ("activate_knowledge_plane", "job_complete", "register_knowledge_plane"):
         event = refused(plane_id, action)
-        assert (event["error_code"], event["action"], event["to_state_value"]) == ("INVALID_ACTION", action, None)
+        assert (event["error_code"], event["action"], event["to_state_value"]) == (
+            "INVALID_ACTION",
+            action,
+            None,
+        )
 
 
 def test_an_inactive_tenant_is_refused_before_anything_else_of_the_plane(

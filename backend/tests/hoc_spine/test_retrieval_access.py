@@ -347,7 +347,9 @@ def test_data_is_dropped_when_its_evidence_cannot_be_recorded(
 
 def test_caps_are_the_smallest_of_rule_and_plane(spine: Spine, tenant: Tenant) -> None:
     world = make_world(spine, tenant, rule={"constraints": {"max_documents": 2}}, max_documents=3)
-    listed = world.access(action="retrieve", payload={"artifact_ids": list(world.artifacts.values())}).unwrap()
+    listed = world.access(
+        action="retrieve", payload={"artifact_ids": list(world.artifacts.values())}
+    ).unwrap()
     assert len(listed.data["documents"]) == 2
     assert listed.truncated
 
@@ -369,7 +371,9 @@ def test_evidence_is_listed_newest_first_filtered_and_paged(world: World) -> Non
     seen: list[str] = []
     cursor = None
     while True:
-        page = world.tenant.call("retrieval.evidence.list", {"run_id": world.run_id, "limit": 1, "cursor": cursor})
+        page = world.tenant.call(
+            "retrieval.evidence.list", {"run_id": world.run_id, "limit": 1, "cursor": cursor}
+        )
         seen.extend(item.reason_code.value for item in page.items)
         cursor = page.next_cursor
         if cursor is None:
@@ -397,7 +401,9 @@ def test_the_database_refuses_to_change_evidence(world: World, second_connection
             second_connection.execute(sa.text(statement), {"t": world.tenant.tenant_id})
 
 
-def test_a_foreign_key_refuses_evidence_without_its_leaf(world: World, second_connection: sa.Connection) -> None:
+def test_a_foreign_key_refuses_evidence_without_its_leaf(
+    world: World, second_connection: sa.Connection
+) -> None:
     world.access().unwrap()
     copied = sa.text(
         "INSERT INTO retrieval_evidence SELECT tenant_id, 'ev_forged', run_id, attempt, plane_id, action,"

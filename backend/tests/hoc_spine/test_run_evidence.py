@@ -97,8 +97,6 @@ def test_the_governance_log_is_paged_in_order_and_counted_whole(tenant: Tenant) 
 
 
 @pytest.mark.parametrize("operation", ["runs.evidence", "runs.proof", "logs.run_governance"])
-def test_the_run_of_another_tenant_is_not_found(
-    world: World, other_tenant: Tenant, operation: str
-) -> None:
+def test_the_run_of_another_tenant_is_not_found(world: World, other_tenant: Tenant, operation: str) -> None:
     assert other_tenant.dispatch(operation, {"run_id": world.run_id}).error_code == "RUN_NOT_FOUND"
     assert world.tenant.dispatch(operation, {"run_id": "run_unknown"}).error_code == "RUN_NOT_FOUND"

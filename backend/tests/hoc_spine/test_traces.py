@@ -150,7 +150,7 @@ def test_a_batch_sent_again_changes_nothing(tenant: Tenant, second_connection: s
         ([step(3), step(3)], "STEP_BATCH_NOT_CONTIGUOUS", {}),
         ([step(3, external_id="e-1")], "STEP_CONFLICT", {"step_index": 1}),
         ([step(3, external_id="e"), step(4, external_id="e")], "INVALID_INPUT", {}),
-        ([step(3, decision_id="dec_1")], "REFERENCE_NOT_FOUND", {"field": "steps.0.decision_id"}),
+        ([step(3, decision_id="dec_1")], "REFERENCE_NOT_FOUND", {"field": "/steps/0/decision_id"}),
         ([step(3, status="ok")], "INVALID_INPUT", {}),
         ([step(3, usage={"FOO": 1})], "INVALID_INPUT", {}),
         ([step(3, usage={"COST_USD": 0.0000001})], "INVALID_INPUT", {}),

@@ -101,9 +101,7 @@ def test_a_plane_that_meets_everything_is_purged() -> None:
 
 
 def test_a_legal_hold_blocks_the_purge_before_anything_else() -> None:
-    held = PurgeFacts(
-        hold_ids=["hold-1"], archive_status=None, retention_until=NOW + HOUR, approvals=()
-    )
+    held = PurgeFacts(hold_ids=["hold-1"], archive_status=None, retention_until=NOW + HOUR, approvals=())
     result = purge(held)
     assert outcome(result) == ("BLOCKED", "release_hold", None)
     assert [check.passed for check in result.checks] == [False, False, False, False]
@@ -151,5 +149,9 @@ def test_a_gate_is_told_in_json_values() -> None:
     shown = deactivation(replace(FREE, grace_until=NOW + HOUR)).as_json()
     assert shown["decision"] == GateDecision.PENDING.value
     assert shown["not_before"] == "2030-01-01T01:00:00.000000Z"
-    assert [check["check"] for check in shown["checks"]] == ["policies_unbound", "grace_period", "running_runs"]
+    assert [check["check"] for check in shown["checks"]] == [
+        "policies_unbound",
+        "grace_period",
+        "running_runs",
+    ]
     assert shown["checks"][1]["required_action"] == "wait_grace_period"

@@ -84,7 +84,9 @@ def test_an_action_that_is_not_legal_here_leads_nowhere() -> None:
 
 def test_no_state_leads_to_itself_and_the_last_two_lead_nowhere() -> None:
     assert all(state not in lifecycle.get_valid_transitions(state) for state in State)
-    assert lifecycle.get_valid_transitions(State.PURGED) == lifecycle.get_valid_transitions(State.FAILED) == ()
+    assert (
+        lifecycle.get_valid_transitions(State.PURGED) == lifecycle.get_valid_transitions(State.FAILED) == ()
+    )
 
 
 def test_an_active_plane_does_not_fail() -> None:

@@ -76,9 +76,7 @@ def changed(base: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     return config
 
 
-@pytest.mark.parametrize(
-    ("connector", "config"), [(REPOSITORY, {}), (SQL, SQL_CONFIG), (HTTP, HTTP_CONFIG)]
-)
+@pytest.mark.parametrize(("connector", "config"), [(REPOSITORY, {}), (SQL, SQL_CONFIG), (HTTP, HTTP_CONFIG)])
 def test_a_fitting_configuration_is_kept_as_it_was_given(
     connector: ConnectorType, config: dict[str, Any]
 ) -> None:
@@ -277,7 +275,7 @@ def test_an_unknown_connector_type_is_named() -> None:
 
 
 def test_all_but_the_operational_keys_are_sources() -> None:
-    assert OPERATIONAL_KEYS == {
+    assert {
         "description",
         "retention_days",
         "grace_period_days",
@@ -288,7 +286,7 @@ def test_all_but_the_operational_keys_are_sources() -> None:
         "auto_refresh",
         "log_queries",
         "declared_sensitivity",
-    }
+    } == OPERATIONAL_KEYS
 
 
 def test_a_default_written_out_is_no_change_of_the_source() -> None:

@@ -241,15 +241,16 @@ def test_redaction_of_json_is_idempotent(value: object) -> None:
     ],
 )
 def test_no_text_costs_more_than_linear_time(unit: str) -> None:
-    """Compare the cost of a text with one eight times as long; quadratic growth would show as 64."""
+    """Compare the processor time of a text with one sixteen times as long: quadratic growth shows as 256."""
 
     def cost(size: int) -> float:
-        text = unit * (size // len(unit))
-        best = 1.0
-        for _ in range(5):
-            start = time.perf_counter()
+        # The words in front wake every pattern; without them most texts would be let through unread.
+        text = "@ PRIVATE KEY hoc_ sk- Bearer BEARER AKIA gh github_pat_ xox " + unit * (size // len(unit))
+        best = 60.0
+        for _ in range(4):
+            start = time.thread_time()
             redact_text(text)
-            best = min(best, time.perf_counter() - start)
+            best = min(best, time.thread_time() - start)
         return best
 
-    assert cost(160_000) < 24 * cost(20_000) + 0.002
+    assert cost(160_000) < 80 * cost(10_000) + 0.005

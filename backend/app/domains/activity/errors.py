@@ -31,7 +31,7 @@ def parent_not_found() -> HocError:
         ErrorKind.INVALID,
         "REFERENCE_NOT_FOUND",
         "parent_run_id cites a run that does not exist.",
-        errors=[{"field": "parent_run_id", "message": "no such run"}],
+        errors=[{"field": "/parent_run_id", "code": "reference", "detail": "no such run"}],
         extra={"field": "parent_run_id"},
     )
 
@@ -70,7 +70,9 @@ def invalid_termination(status: str, reason: str, allowed: Sequence[str]) -> Hoc
         ErrorKind.INVALID,
         "INVALID_TERMINATION",
         f"A {status} run does not end by {reason[:64]}; allowed: {', '.join(allowed)}.",
-        errors=[{"field": "termination_reason", "message": f"one of {', '.join(allowed)}"}],
+        errors=[
+            {"field": "/termination_reason", "code": "vocabulary", "detail": f"one of {', '.join(allowed)}"}
+        ],
     )
 
 

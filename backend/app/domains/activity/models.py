@@ -152,16 +152,17 @@ class Evaluation:
 
 
 def depth_of(value: Any) -> int:
-    """Return how deeply arrays and objects nest; a scalar has depth 0."""
-    depth, level = 0, [value]
+    """Return how deeply arrays and objects nest; a scalar has depth 0, so has an empty one."""
+    depth, level = -1, [value]
     while level:
-        level = [
-            item
-            for outer in level
-            if isinstance(outer, dict | list)
-            for item in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        depth += bool(level)
+        depth += 1
+        inner: list[Any] = []
+        for outer in level:
+            if isinstance(outer, dict):
+                inner.extend(outer.values())
+            elif isinstance(outer, list):
+                inner.extend(outer)
+        level = inner
     return depth
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,24 +28,12 @@ Bytewise = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 TokenIndex = sa.Text().with_variant(postgresql.TSVECTOR(), "postgresql")
 
 
-def _text(name: str, *, null: bool = False) -> sa.Column[str]:
-    return sa.Column(name, sa.Text, nullable=null)
+def _column(kind: Any, name: str, *, null: bool = False) -> sa.Column[Any]:
+    return sa.Column(name, kind, nullable=null)
 
 
-def _json(name: str, *, null: bool = False) -> sa.Column[str]:
-    return sa.Column(name, CanonicalText, nullable=null)
-
-
-def _int(name: str, *, null: bool = False) -> sa.Column[int]:
-    return sa.Column(name, sa.Integer, nullable=null)
-
-
-def _big(name: str, *, null: bool = False) -> sa.Column[int]:
-    return sa.Column(name, BigInt, nullable=null)
-
-
-def _time(name: str, *, null: bool = False) -> sa.Column[Any]:
-    return sa.Column(name, Timestamp, nullable=null)
+_text, _json, _int = partial(_column, sa.Text), partial(_column, CanonicalText), partial(_column, sa.Integer)
+_big, _time = partial(_column, BigInt), partial(_column, Timestamp)
 
 
 def _digest(name: str, *, null: bool = False) -> sa.Column[str]:
@@ -437,38 +426,15 @@ _index("ix_context_items_revision", context_items, "artifact_id", "revision")
 _index("ix_context_items_memory", context_items, "memory_system", "memory_ref_digest")
 
 # How heads are read everywhere: the artifact, one of its revisions, and the state of the bytes.
+_A, _R = artifacts.c, artifact_revisions.c
 HEAD_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
-    artifacts.c.id,
-    artifacts.c.collection_id,
-    artifacts.c.name,
-    artifacts.c.name_key,
-    artifacts.c.artifact_type,
-    artifacts.c.head_revision,
-    artifacts.c.version,
-    artifacts.c.created_seq,
-    artifacts.c.updated_seq,
-    artifacts.c.created_at,
-    artifacts.c.created_by,
-    artifacts.c.updated_at,
-    artifacts.c.updated_by,
-    artifacts.c.deleted_at,
-    artifacts.c.deleted_by,
-    artifacts.c.delete_change_set_id,
-    artifact_revisions.c.revision,
-    artifact_revisions.c.name.label("revision_name"),
-    artifact_revisions.c.collection_id.label("revision_collection_id"),
-    artifact_revisions.c.content_digest,
-    artifact_revisions.c.size,
-    artifact_revisions.c.media_type,
-    artifact_revisions.c.metadata.label("metadata_text"),
-    artifact_revisions.c.metadata_digest,
-    artifact_revisions.c.provenance,
-    artifact_revisions.c.provenance_digest,
-    artifact_revisions.c.produced_by_run,
-    artifact_revisions.c.revision_digest,
-    artifact_revisions.c.redaction,
-    blobs.c.state.label("blob_state"),
-)
+    _A.id, _A.collection_id, _A.name, _A.name_key, _A.artifact_type, _A.head_revision, _A.version,
+    _A.created_seq, _A.updated_seq, _A.created_at, _A.created_by, _A.updated_at, _A.updated_by,
+    _A.deleted_at, _A.deleted_by, _A.delete_change_set_id, _R.revision, _R.name.label("revision_name"),
+    _R.collection_id.label("revision_collection_id"), _R.content_digest, _R.size, _R.media_type,
+    _R.metadata.label("metadata_text"), _R.metadata_digest, _R.provenance, _R.provenance_digest,
+    _R.produced_by_run, _R.revision_digest, _R.redaction, blobs.c.state.label("blob_state"),
+)  # fmt: skip
 
 
 def head_with(revision: sa.ColumnElement[int] | int) -> sa.FromClause:

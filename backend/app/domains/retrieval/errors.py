@@ -2,56 +2,55 @@
 
 from __future__ import annotations
 
-from app.domains.retrieval.models import Outcome, Reason
 from app.kernel.errors import ErrorKind, HocError
 
-_DETAIL: dict[Reason, str] = {
-    Reason.TENANT_INACTIVE: "The tenant is not active.",
-    Reason.KILL_SWITCH: "The kill switch is engaged.",
-    Reason.RUN_NOT_FOUND: "There is no such run.",
-    Reason.RUN_NOT_RUNNING: "The run is not running.",
-    Reason.ATTEMPT_MISMATCH: "The run is at another attempt.",
-    Reason.PLANE_NOT_FOUND: "There is no such knowledge plane.",
-    Reason.PLANE_NOT_ACTIVE: "The knowledge plane is not active.",
-    Reason.PLANE_SUSPENDED: "The knowledge plane is suspended.",
-    Reason.PLANE_CHANGED: "The knowledge plane changed during the access.",
-    Reason.SNAPSHOT_INVALID: "The policy snapshot of the run does not verify.",
-    Reason.NO_POLICY_BOUND: "No policy of the run's snapshot is bound to the plane.",
-    Reason.DENIED_BY_RULE: "A rule denies this access.",
-    Reason.ACTION_NOT_ALLOWED: "No rule allows this action.",
-    Reason.POLICY_CONDITION_ERROR: "A rule's condition could not be judged.",
-    Reason.NO_MATCHING_RULE: "No rule allows this access.",
-    Reason.POLICY_REVOKED: "The rules that allowed this access are revoked.",
-    Reason.ACTION_NOT_SUPPORTED: "The plane's connector has no such action.",
-    Reason.INVALID_PAYLOAD: "The payload does not fit the connector's action.",
-    Reason.TEMPLATE_NOT_ALLOWED: "The plane offers no such template.",
-    Reason.CONNECTOR_ERROR: "The source answered with an error.",
-    Reason.CREDENTIAL_UNAVAILABLE: "The source's credential is not available.",
-    Reason.HOST_NOT_ALLOWED: "The source's host is not allowed.",
-    Reason.RESPONSE_INVALID: "The source's answer was not valid.",
-    Reason.RESPONSE_TOO_LARGE: "The source's answer was too large.",
-    Reason.CONNECTOR_TIMEOUT: "The source did not answer in time.",
-    Reason.CONNECTOR_BUSY: "The source is busy.",
-    Reason.CONNECTOR_UNAVAILABLE: "The source is not available now.",
-    Reason.INTERNAL_ERROR: "The access failed.",
+_DETAIL = {
+    "TENANT_INACTIVE": "The tenant is not active.",
+    "KILL_SWITCH": "The kill switch is engaged.",
+    "RUN_NOT_FOUND": "There is no such run.",
+    "RUN_NOT_RUNNING": "The run is not running.",
+    "ATTEMPT_MISMATCH": "The run is at another attempt.",
+    "PLANE_NOT_FOUND": "There is no such knowledge plane.",
+    "PLANE_NOT_ACTIVE": "The knowledge plane is not active.",
+    "PLANE_SUSPENDED": "The knowledge plane is suspended.",
+    "PLANE_CHANGED": "The knowledge plane changed during the access.",
+    "SNAPSHOT_INVALID": "The policy snapshot of the run does not verify.",
+    "NO_POLICY_BOUND": "No policy of the run's snapshot is bound to the plane.",
+    "DENIED_BY_RULE": "A rule denies this access.",
+    "ACTION_NOT_ALLOWED": "No rule allows this action.",
+    "POLICY_CONDITION_ERROR": "A rule's condition could not be judged.",
+    "NO_MATCHING_RULE": "No rule allows this access.",
+    "POLICY_REVOKED": "The rules that allowed this access are revoked.",
+    "ACTION_NOT_SUPPORTED": "The plane's connector has no such action.",
+    "INVALID_PAYLOAD": "The payload does not fit the connector's action.",
+    "TEMPLATE_NOT_ALLOWED": "The plane offers no such template.",
+    "CONNECTOR_ERROR": "The source answered with an error.",
+    "CREDENTIAL_UNAVAILABLE": "The source's credential is not available.",
+    "HOST_NOT_ALLOWED": "The source's host is not allowed.",
+    "RESPONSE_INVALID": "The source's answer was not valid.",
+    "RESPONSE_TOO_LARGE": "The source's answer was too large.",
+    "CONNECTOR_TIMEOUT": "The source did not answer in time.",
+    "CONNECTOR_BUSY": "The source is busy.",
+    "CONNECTOR_UNAVAILABLE": "The source is not available now.",
+    "INTERNAL_ERROR": "The access failed.",
 }
 _KIND = {
-    Reason.INVALID_PAYLOAD: ErrorKind.INVALID,
-    Reason.CONNECTOR_TIMEOUT: ErrorKind.UPSTREAM_TIMEOUT,
-    Reason.CONNECTOR_BUSY: ErrorKind.UNAVAILABLE,
-    Reason.CONNECTOR_UNAVAILABLE: ErrorKind.UNAVAILABLE,
+    "INVALID_PAYLOAD": ErrorKind.INVALID,
+    "CONNECTOR_TIMEOUT": ErrorKind.UPSTREAM_TIMEOUT,
+    "CONNECTOR_BUSY": ErrorKind.UNAVAILABLE,
+    "CONNECTOR_UNAVAILABLE": ErrorKind.UNAVAILABLE,
 }
 
 
-def access_refused(outcome: Outcome, reason: Reason, *, evidence_id: str) -> HocError:
+def access_refused(outcome: str, reason: str, *, evidence_id: str) -> HocError:
     """The refusal of a recorded attempt; the same for unknown and for foreign ids."""
-    default = ErrorKind.FORBIDDEN if outcome is Outcome.DENIED else ErrorKind.UPSTREAM_FAILED
+    default = ErrorKind.FORBIDDEN if outcome == "DENIED" else ErrorKind.UPSTREAM_FAILED
     kind = _KIND.get(reason, default)
     return HocError(
         kind,
-        reason.value,
+        reason,
         _DETAIL[reason],
-        extra={"evidence_id": evidence_id, "outcome": outcome.value},
+        extra={"evidence_id": evidence_id, "outcome": outcome},
         retry_after=1 if kind is ErrorKind.UNAVAILABLE else None,
     )
 

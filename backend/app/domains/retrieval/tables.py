@@ -64,7 +64,8 @@ retrieval_evidence = tenant_table(
         name="allowed_is_complete",
     ),
     sa.CheckConstraint(
-        "outcome = 'ALLOWED' OR (documents = '[]' AND doc_count = 0 AND token_count = 0 AND bytes_returned = 0)",
+        "outcome = 'ALLOWED' OR"
+        " (documents = '[]' AND doc_count = 0 AND token_count = 0 AND bytes_returned = 0)",
         name="refused_is_empty",
     ),
     sa.CheckConstraint("length(query_hash) = 64", name="query_hash"),

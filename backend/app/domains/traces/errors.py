@@ -16,7 +16,9 @@ def batch_not_contiguous(position: int, expected: int, actual: int) -> HocError:
         ErrorKind.INVALID,
         "STEP_BATCH_NOT_CONTIGUOUS",
         f"Step {position + 1} of the batch has index {actual}, not {expected}.",
-        errors=[{"field": f"steps.{position}.step_index", "message": f"expected {expected}"}],
+        errors=[
+            {"field": f"/steps/{position}/step_index", "code": "index", "detail": f"expected {expected}"}
+        ],
     )
 
 
@@ -26,18 +28,34 @@ def duplicate_external_id(position: int, external_id: str) -> HocError:
         ErrorKind.INVALID,
         "INVALID_INPUT",
         "Two steps of the batch have the same external_id.",
-        errors=[{"field": f"steps.{position}.external_id", "message": f"repeated: {external_id[:64]}"}],
+        errors=[
+            {
+                "field": f"/steps/{position}/external_id",
+                "code": "repeated",
+                "detail": f"repeated: {external_id[:64]}",
+            }
+        ],
+    )
+
+
+def payload_refused(position: int, member: str, message: str) -> HocError:
+    """A payload that has no canonical text, or too long a one."""
+    return HocError(
+        ErrorKind.INVALID,
+        "INVALID_INPUT",
+        "A payload of a step does not fit.",
+        errors=[{"field": f"/steps/{position}/{member}", "code": "payload", "detail": message}],
     )
 
 
 def decision_not_found(position: int) -> HocError:
     """A step that cites a decision which is not of this run."""
-    field = f"steps.{position}.decision_id"
+    field = f"/steps/{position}/decision_id"
     return HocError(
         ErrorKind.INVALID,
         "REFERENCE_NOT_FOUND",
         "A step cites a decision that is not of this run.",
-        errors=[{"field": field, "message": "no such decision of this run"}],
+        errors=[{"field": field, "code": "reference", "detail": "no such decision of this run"}],
         extra={"field": field},
     )
 

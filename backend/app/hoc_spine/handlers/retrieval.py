@@ -82,7 +82,9 @@ def access(ctx: OperationContext, payload: AccessInput) -> AccessResult | Refusa
     engine.insert(ctx.connection, row, attempt.citations, tenant_id=ctx.tenant_id)
     ctx.after_commit(lambda: _count(attempt, row))
     if attempt.outcome is not Outcome.ALLOWED:
-        return Refusal(access_refused(attempt.outcome, attempt.reason, evidence_id=attempt.evidence_id))
+        return Refusal(
+            access_refused(attempt.outcome.value, attempt.reason.value, evidence_id=attempt.evidence_id)
+        )
     return _result(attempt, payload)
 
 

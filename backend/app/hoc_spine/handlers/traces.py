@@ -31,7 +31,9 @@ def prepare_steps(ctx: PrepareContext, command: AppendSteps) -> list[PreparedSte
     steps.check_batch(command.steps)
     salts = secrets.token_hex(32 * len(command.steps))
     return [
-        steps.prepare_step(step, salt_hex=salts[64 * place : 64 * place + 64], recorded_at=ctx.now)
+        steps.prepare_step(
+            step, position=place, salt_hex=salts[64 * place : 64 * place + 64], recorded_at=ctx.now
+        )
         for place, step in enumerate(command.steps)
     ]
 

@@ -16,7 +16,7 @@ from app.domains.knowledge.tables import knowledge_plane_jobs as jobs
 # Written out, not bound: only so does the planner see that the partial indexes of open jobs fit, and does
 # PostgreSQL find the index of ON CONFLICT once it has prepared the statement.
 _OPEN: sa.ColumnElement[bool] = jobs.c.status.in_(
-    [sa.literal_column(f"'{status.value}'") for status in (JobStatus.QUEUED, JobStatus.RUNNING)]
+    [sa.literal_column("'QUEUED'"), sa.literal_column("'RUNNING'")]
 )
 _NO_LEASE: Mapping[str, None] = {"lease_owner": None, "lease_token": None, "lease_until": None}
 

@@ -11,7 +11,6 @@ from app.db.connection import DriverConnection
 from app.db.dialect import insert
 from app.domains.knowledge.tables import plane_terms as terms_table
 
-
 _FREQUENCIES = sa.select(terms_table.c.term, terms_table.c.passage_frequency).where(
     terms_table.c.tenant_id == sa.bindparam("tenant_id"),
     terms_table.c.plane_id == sa.bindparam("plane_id"),

@@ -137,8 +137,10 @@ def write_batch(
     plane_passages.insert_passages(
         connection,
         tenant_id=tenant_id,
+        plane_id=plane_id,
+        generation=generation,
         rows=[
-            _passage_row(plane_id, generation, document.pin.artifact_id, passage)
+            _passage_row(document.pin.artifact_id, passage)
             for document in new
             for passage in document.passages
         ],
@@ -213,13 +215,10 @@ def _document_row(plane_id: str, generation: int, document: IndexedDocument, now
     }
 
 
-def _passage_row(plane_id: str, generation: int, artifact_id: str, passage: Passage) -> dict[str, Any]:
+def _passage_row(artifact_id: str, passage: Passage) -> dict[str, Any]:
     return {
-        "plane_id": plane_id,
         "artifact_id": artifact_id,
-        "gen_from": generation,
         "passage_no": passage.passage_no,
-        "gen_to": None,
         "start_char": passage.start,
         "end_char": passage.end,
         "text": passage.text,

@@ -64,8 +64,12 @@ def encode_term(term: str) -> str:
 
 
 def encode_terms(terms: Iterable[str]) -> str:
-    """Return a passage's terms as stored: encoded, with repetitions, one blank between two."""
-    return " ".join(map(encode_term, terms))
+    """Return a passage's terms as stored: encoded, with repetitions, each between blanks of its own.
+
+    So a plain count of ` term ` in the text is the term's frequency, even where it stands twice in a row.
+    """
+    stored = "  ".join(map(encode_term, terms))
+    return f" {stored} " if stored else ""
 
 
 def decode_term(encoded: str) -> str:
@@ -74,9 +78,13 @@ def decode_term(encoded: str) -> str:
 
 
 def frequencies(terms: str, wanted: Sequence[str]) -> list[int]:
-    """Return how often each wanted encoded term occurs among a passage's stored terms."""
-    stored = terms.split(" ")
-    return [stored.count(term) for term in wanted]
+    """Return how often each wanted term, encoded and between blanks, occurs among stored terms."""
+    return [terms.count(term) for term in wanted]
+
+
+def between_blanks(term: str) -> str:
+    """Return an encoded term as it stands among stored ones."""
+    return f" {term} "
 
 
 def term_changes(passages: Iterable[Passage], *, sign: int) -> Counter[str]:

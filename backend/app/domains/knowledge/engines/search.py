@@ -12,7 +12,7 @@ from typing import Any
 
 from app.db.connection import DriverConnection
 from app.domains.knowledge.drivers import plane_documents, plane_passages, plane_terms
-from app.domains.knowledge.engines.passages import encode_term, frequencies, join_passages
+from app.domains.knowledge.engines.passages import between_blanks, encode_term, frequencies, join_passages
 
 MAX_TERMS = 8
 MAX_CANDIDATES = 1000
@@ -98,7 +98,7 @@ def rank(
 ) -> tuple[Hit, ...]:
     """Return the best documents: by score of their best passage descending, then artifact id."""
     average = max(1, plane.token_total // max(1, plane.passage_count))
-    encoded = [encode_term(term.text) for term in terms]
+    encoded = [between_blanks(encode_term(term.text)) for term in terms]
     idfs = [term.idf for term in terms]
     found: dict[str, list[tuple[int, int]]] = {}
     for row in candidates:

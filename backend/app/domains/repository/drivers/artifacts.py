@@ -148,6 +148,8 @@ def list_textual_candidates(
         .where(
             _A.tenant_id == tenant_id,
             _A.collection_id.in_(collection_ids),
+            _R.tenant_id == tenant_id,
+            blobs.c.tenant_id == tenant_id,
             _A.deleted_at.is_(None),
             _R.redaction.is_(None),
             blobs.c.state == "PRESENT",

@@ -15,12 +15,14 @@ from app.domains.traces.errors import (
     batch_not_contiguous,
     decision_not_found,
     duplicate_external_id,
+    payload_refused,
     step_conflict,
     step_gap,
     trace_sealed,
 )
 from app.domains.traces.models import (
     MAX_BIGINT,
+    MAX_PAYLOAD_BYTES,
     MICRO,
     Head,
     Metric,
@@ -29,13 +31,17 @@ from app.domains.traces.models import (
     Totals,
     TraceStatus,
 )
-from app.kernel.canonical_json import dumps
+from app.kernel.canonical_json import CanonicalJsonError, dumps
 from app.kernel.clock import format_time
 from app.kernel.hashing import keyed_digest
 from app.kernel.redaction import VERSION, redact_json
 
+# What the caller says of a step beside usage and payloads; their order is part of the content hash.
 _CLEAR = tuple(
-    name for name in chain.STEP_MEMBERS if name not in ("recorded_at", "protected_commit", "usage")
+    name
+    for name in chain.STEP_MEMBERS
+    if name
+    not in ("recorded_at", "occurred_at", "protected_commit", "usage", "redactions", "redaction_version")
 )
 
 
@@ -64,12 +70,15 @@ def check_batch(steps: Sequence[StepInput]) -> None:
             raise decision_not_found(position)
 
 
-def prepare_step(step: StepInput, *, salt_hex: str, recorded_at: datetime) -> PreparedStep:
-    """Return a step redacted, in canonical text, committed and with its statement hashed."""
-    params, in_params = redact_json(step.params)
-    outcome_data, in_outcome = redact_json(step.outcome_data)
-    params_text = dumps(params)
-    outcome_text = None if outcome_data is None else dumps(outcome_data)
+def prepare_step(step: StepInput, *, position: int, salt_hex: str, recorded_at: datetime) -> PreparedStep:
+    """Return a step redacted, in canonical text, committed and with its statement hashed.
+
+    `position` in the batch names the place when a payload is refused with INVALID_INPUT.
+    """
+    params_text, in_params = _payload_text(step.params, position, "params")
+    outcome_text, in_outcome = None, 0
+    if step.outcome_data is not None:
+        outcome_text, in_outcome = _payload_text(step.outcome_data, position, "outcome_data")
     row: dict[str, Any] = {
         "step_index": step.step_index,
         "skill_id": step.skill_id,
@@ -112,9 +121,20 @@ def prepare_step(step: StepInput, *, salt_hex: str, recorded_at: datetime) -> Pr
 
 def _content_text(row: Mapping[str, Any], occurred_at: datetime | None) -> str:
     """Return what the caller said, for replay detection: not when we heard it, not under which salt."""
-    members = {name: row[name] for name in _CLEAR}
-    members["occurred_at"] = None if occurred_at is None else format_time(occurred_at)
-    return f"[{dumps(members)},{row['usage']},{row['params']},{row['outcome_data'] or 'null'}]"
+    said = [row[name] for name in _CLEAR]
+    said.append(None if occurred_at is None else format_time(occurred_at))
+    return f"[{dumps(said)},{row['usage']},{row['params']},{row['outcome_data'] or 'null'}]"
+
+
+def _payload_text(value: Any, position: int, member: str) -> tuple[str, int]:
+    redacted, count = redact_json(value)
+    try:
+        text = dumps(redacted)
+    except CanonicalJsonError as error:
+        raise payload_refused(position, member, str(error)) from error
+    if len(text) > MAX_PAYLOAD_BYTES or len(text.encode()) > MAX_PAYLOAD_BYTES:
+        raise payload_refused(position, member, f"longer than {MAX_PAYLOAD_BYTES} bytes as canonical JSON")
+    return text, count
 
 
 def content_hashes(steps: Sequence[PreparedStep], key: bytes) -> list[str]:

@@ -1,0 +1,159 @@
+"""kill -9 right after an answer: after the restart everything that was acknowledged is there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import OPERATOR_TOKEN
+from tests.factories.worlds import step
+
+BACKEND = Path(__file__).resolve().parents[2]
+
+
+class Server:
+    """A real server process on a free port of the loopback."""
+
+    def __init__(self, database_url: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        environment = os.environ | {
+            "HOC_DATABASE_URL": database_url,
+            "HOC_OPERATOR_TOKEN": OPERATOR_TOKEN,
+            "HOC_LOG_LEVEL": "ERROR",
+            "PYTHONPATH": str(BACKEND),
+        }
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(self.port)]
+        self.process = subprocess.Popen(command, env=environment)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30)
+        self._await()
+
+    def _await(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                if self.http.get("/healthz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                assert self.process.poll() is None, "the server ended before it was ready"
+        raise AssertionError("the server was not ready in time")
+
+    def kill(self) -> None:
+        """End the process with no chance to tidy up."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+        self.http.close()
+
+
+@contextmanager
+def serving(database_url: str) -> Iterator[Server]:
+    """Serve until the block ends, however it ends."""
+    server = Server(database_url)
+    try:
+        yield server
+    finally:
+        if server.process.poll() is None:
+            server.kill()
+
+
+def ok(response: httpx.Response) -> Any:
+    """Return the body of a success."""
+    assert response.status_code in (200, 201, 202), response.text
+    return response.json()
+
+
+def prepare(http: httpx.Client) -> dict[str, str]:
+    """Make a tenant with a key and return its headers."""
+    operator = {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
+    tenant = {"tenant_id": "acme", "name": "Acme", "plan": "ENTERPRISE"}
+    ok(http.post("/api/v1/operator/tenants", json=tenant, headers=operator))
+    key = {"name": "k", "role": "OWNER", "actor_type": "HUMAN", "actor_id": "u"}
+    made = ok(http.post("/api/v1/operator/tenants/acme/keys", json=key, headers=operator))
+    return {"Authorization": f"Bearer {made['api_key']}"}
+
+
+RUN = {
+    "run_id": "run-1",
+    "agent_id": "a",
+    "goal": "g",
+    "actor_type": "SYSTEM",
+    "origin_system_id": "tests",
+}
+PLANE = {"plane_type": "docs", "plane_name": "p", "connector_type": "repository", "connector_id": "r"}
+ARTIFACT = {"name": "a.md", "artifact_type": "document", "content": "text"}
+
+
+def test_what_was_answered_survives_kill_9(new_database: Callable[..., str]) -> None:
+    url = new_database()
+    with serving(url) as server:
+        headers = prepare(server.http)
+        server.http.headers.update(headers)
+        ok(server.http.post("/api/v1/runs", json=RUN))
+        plane = ok(server.http.post("/api/v1/knowledge/planes", json=PLANE))
+        artifact = ok(server.http.post("/api/v1/repository/artifacts", json=ARTIFACT))
+        steps = {"steps": [step(0), step(1)]}
+        appended = ok(server.http.post("/api/v1/runs/run-1/steps", json=steps))
+        server.kill()
+    with serving(url) as server:
+        server.http.headers.update(headers)
+        run = ok(server.http.get("/api/v1/runs/run-1"))
+        assert run["status"] == "running"
+        listed = ok(server.http.get("/api/v1/runs/run-1/steps"))
+        assert [item["step_hash"] for item in listed["items"]][-1] == appended["head_hash"]
+        assert (
+            ok(server.http.get(f"/api/v1/knowledge/planes/{plane['plane_id']}"))["version"]
+            == plane["version"]
+        )
+        kept = server.http.get(f"/api/v1/repository/artifacts/{artifact['id']}/content")
+        assert kept.content == b"text"
+        again = server.http.post("/api/v1/runs/run-1/steps", json=steps)
+        assert ok(again)["replayed"] == 2
+        ok(server.http.post("/api/v1/runs/run-1/complete", json={"status": "succeeded"}))
+        server.kill()
+    with serving(url) as server:
+        server.http.headers.update(headers)
+        proof = ok(server.http.get("/api/v1/runs/run-1/proof"))
+        assert proof["integrity"]["verification_status"] == "VERIFIED"
+        assert proof["facts"]["status"] == "COMPLETE"
+
+
+@pytest.mark.parametrize("writes", [40])
+def test_a_stream_of_writes_killed_at_any_moment_keeps_what_was_answered(
+    new_database: Callable[..., str], writes: int
+) -> None:
+    url = new_database()
+    answered: list[int] = []
+    with serving(url) as server:
+        headers = prepare(server.http)
+        server.http.headers.update(headers)
+        ok(server.http.post("/api/v1/runs", json=RUN))
+        for index in range(writes):
+            ok(server.http.post("/api/v1/runs/run-1/steps", json={"steps": [step(index)]}))
+            answered.append(index)
+        # One more is under way, and nobody knows whether it is heard.
+        with pytest.raises(httpx.HTTPError), httpx.Client(timeout=0.0005) as hasty:
+            hasty.post(
+                f"http://127.0.0.1:{server.port}/api/v1/runs/run-1/steps",
+                json={"steps": [step(writes)]},
+                headers=headers,
+            )
+        server.kill()
+    with serving(url) as server:
+        server.http.headers.update(headers)
+        stored = ok(server.http.get("/api/v1/runs/run-1/steps", params={"limit": 500}))["items"]
+        assert [item["step_index"] for item in stored][: len(answered)] == answered
+        assert len(stored) in (writes, writes + 1)
+        found = ok(server.http.get("/api/v1/runs/run-1/proof"))["integrity"]
+        assert found["failure_reason"] == "Trace not sealed"

@@ -1,0 +1,183 @@
+"""Generated over every registered operation: another tenant's ids answer as ids that never existed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from app.bootstrap import HANDLERS
+from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.spine import Spine
+from app.kernel.errors import ErrorKind, HocError
+from tests.factories.tenants import Tenant
+from tests.factories.worlds import make_world, step
+
+OPERATIONS = sorted(
+    (operation for module in HANDLERS for operation in module.OPERATIONS if operation.door == "tenant"),
+    key=lambda operation: operation.name,
+)
+# Names that the caller owns, or labels; they point at nothing of another tenant.
+LABELS = {
+    "keys.create": {"actor_id"},
+    "knowledge.planes.register": {"connector_id"},
+    "logs.audit_list": {"actor_id"},
+    "repository.changes.list": {"actor_id", "change_set_id"},
+    "policies.rules.create": {"rule_id", "scope_id"},
+    "policies.rules.update": {"scope_id"},
+    "repository.artifacts.create": {"id"},
+    "repository.artifacts.update": {"id"},
+    "repository.collections.create": {"id"},
+    "runs.start": {
+        "run_id",
+        "agent_id",
+        "actor_id",
+        "origin_system_id",
+        "project_id",
+        "synthetic_scenario_id",
+    },
+    "runs.list": {"agent_id", "project_id"},
+}
+# A value for each member that an input demands beside its ids.
+SAMPLES: dict[str, Any] = {
+    "name": "x",
+    "reason": "x",
+    "config": {},
+    "suspended": True,
+    "action": "search",
+    "payload": {"text": "refund"},
+    "items": [{"name": "x", "artifact_type": "document", "content": "x"}],
+    "artifact_type": "document",
+    "goal": "x",
+    "status": "succeeded",
+    "from_attempt": 1,
+    "attempt": 1,
+    "revision": 1,
+    "from_revision": 1,
+    "to_revision": 1,
+    "steps": [step(0)],
+    "kind": "ACCESS",
+    "actor_type": "HUMAN",
+}
+MORE: dict[str, dict[str, Any]] = {
+    "knowledge.planes.transition": {"action": "verify_knowledge_plane"},
+    "knowledge.planes.approve_purge": {"reason": "x"},
+    "repository.artifacts.update": {"name": "renamed"},
+    "runs.start": {"agent_id": "a", "actor_type": "SYSTEM", "origin_system_id": "tests"},
+}
+
+
+def ids_of(operation: Operation) -> list[str]:
+    """Return the input's members that name an object of the tenant."""
+    labels = LABELS.get(operation.name, set())
+    named = [name for name in operation.input.model_fields if name == "id" or name.endswith("_id")]
+    return [name for name in named if name not in labels]
+
+
+WITH_IDS = [operation for operation in OPERATIONS if ids_of(operation)]
+
+
+@pytest.fixture(scope="module")
+def foreign(spine: Spine) -> dict[str, str]:
+    """The ids of a tenant that has one of everything."""
+    from tests.factories.tenants import make_tenant
+
+    tenant = make_tenant(spine)
+    world = make_world(spine, tenant)
+    evidence_id = world.access().unwrap().evidence_id
+    world.append(step(0))
+    plane = tenant.call("knowledge.planes.get", {"plane_id": world.plane_id})
+    run = tenant.call("runs.get", {"run_id": world.run_id})
+    artifact_id = next(iter(world.artifacts.values()))
+    artifact = tenant.call("repository.artifacts.get", {"artifact_id": artifact_id})
+    key_payload = {"name": "k", "actor_type": "HUMAN", "actor_id": "u"}
+    return {
+        "tenant_id": tenant.tenant_id,
+        "plane_id": plane.plane_id,
+        "policy_id": world.rule_id,
+        "rule_id": world.rule_id,
+        "run_id": run.run_id,
+        "parent_run_id": run.run_id,
+        "snapshot_id": run.policy_snapshot_id,
+        "evidence_id": evidence_id,
+        "artifact_id": artifact_id,
+        "entity_id": artifact_id,
+        "collection_id": artifact.collection_id,
+        "key_id": tenant.call("keys.create", key_payload).key_id,
+        "job_id": tenant.call("knowledge.jobs.list", {}).items[0].job_id,
+        "entry_id": tenant.call("logs.audit_list", {}).items[0].entry_id,
+    }
+
+
+def payload_of(operation: Operation, ids: dict[str, str]) -> dict[str, Any]:
+    """Return an input that fits, with these ids."""
+    fields = operation.input.model_fields
+    payload = {
+        field.alias or name: SAMPLES[name]
+        for name, field in fields.items()
+        if field.is_required() and name in SAMPLES
+    }
+    return payload | MORE.get(operation.name, {}) | {name: ids[name] for name in ids_of(operation)}
+
+
+def footprint(connection: sa.Connection, tenant_id: str) -> tuple[Any, ...]:
+    """Return what any governed change of the tenant would move."""
+    counts = [
+        connection.execute(
+            sa.text(f"SELECT count(*) FROM {table} WHERE tenant_id = :t"), {"t": tenant_id}
+        ).scalar()
+        for table in ("log_leaves", "audit_ledger", "retrieval_evidence", "repository_changes", "outbox")
+    ]
+    state = connection.execute(
+        sa.text("SELECT policy_version, live_epoch FROM tenant_state WHERE tenant_id = :t"), {"t": tenant_id}
+    ).one()
+    return (*counts, *state)
+
+
+@pytest.mark.parametrize("operation", WITH_IDS, ids=lambda operation: operation.name)
+def test_ids_of_another_tenant_are_ids_that_never_existed(
+    operation: Operation,
+    tenant: Tenant,
+    foreign: dict[str, str],
+    second_connection: sa.Connection,
+) -> None:
+    before = footprint(second_connection, foreign["tenant_id"])
+    unknown = {name: f"{value[:-4]}zzzz" for name, value in foreign.items()}
+    theirs = tenant.dispatch(operation.name, payload_of(operation, foreign))
+    nobodys = tenant.dispatch(operation.name, payload_of(operation, unknown))
+    assert footprint(second_connection, foreign["tenant_id"]) == before
+    assert theirs.success == nobodys.success
+    if theirs.error is None:
+        _shows_nothing(operation, theirs.data)
+        return
+    assert nobodys.error is not None
+    assert said(theirs.error, foreign) == said(nobodys.error, unknown)
+    missing = theirs.error.kind is ErrorKind.NOT_FOUND or theirs.error.code == "REFERENCE_NOT_FOUND"
+    denied = operation.name == "retrieval.access" and theirs.error.code.endswith("_NOT_FOUND")
+    assert missing or denied, theirs.error
+
+
+def said(error: HocError, ids: dict[str, str]) -> tuple[Any, ...]:
+    """Return what a refusal says, with the asked-for ids and its own evidence taken out."""
+    detail = error.detail
+    for value in ids.values():
+        detail = detail.replace(value, "<id>")
+    return error.kind, error.code, detail
+
+
+def _shows_nothing(operation: Operation, data: Any) -> None:
+    if operation.name == "retrieval.explain":
+        assert (data.allowed, data.reason_code.value) == (False, "RUN_NOT_FOUND")
+    elif hasattr(data, "count"):
+        assert data.count == 0
+    else:
+        assert list(data.items) == []
+
+
+def test_every_demanded_member_has_a_sample() -> None:
+    for operation in WITH_IDS:
+        demanded = {name for name, field in operation.input.model_fields.items() if field.is_required()}
+        assert demanded <= set(SAMPLES) | set(ids_of(operation)) | set(LABELS.get(operation.name, ())), (
+            operation.name
+        )
