@@ -47,7 +47,7 @@ check: $(VENV)/.dev
 	@$(BIN)/python backend/scripts/ci/check_all.py
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m benchmarks
+	@cd backend && ../$(BIN)/python -m benchmarks
 
 venv: $(VENV)/.dev
 

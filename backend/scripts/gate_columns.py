@@ -102,7 +102,9 @@ def _values_in(scope: ast.AST, reader: TableNames) -> dict[str, list[ast.expr]]:
         pairs = assigned(node)
         if isinstance(node, ast.Call) and called(node) in {"append", "extend", "insert"} and node.args:
             grown = node.func.value if isinstance(node.func, ast.Attribute) else None
-            pairs = [(grown.id, node.args[-1])] if isinstance(grown, ast.Name) else []
+            # `sa.insert(table)` grows no list: a name that is imported is a module or a function.
+            if isinstance(grown, ast.Name) and not reader.names.all_origins(grown):
+                pairs = [(grown.id, node.args[-1])]
         for name, value in pairs:
             if reader.function_of(node) is owner:
                 found.setdefault(name, []).append(value)

@@ -29,7 +29,8 @@ depends_on = None
 TABLES = (
     "context_items", "context_packages", "run_manifests", "run_outputs", "workflow_steps",
     "input_bundle_items", "operation_runs", "input_bundles", "repository_changes", "relationships",
-    "artifact_search", "artifact_metadata", "artifact_revisions", "artifacts", "blobs", "collections", "repository_state",
+    "artifact_search", "artifact_metadata", "artifact_revisions", "artifacts", "blobs", "collections",
+    "repository_state",
 )  # fmt: skip
 STAMPS = "created_at:time created_by updated_at:time updated_by"
 TOMBSTONE = "deleted_at?:time deleted_by?"

@@ -116,6 +116,7 @@ def tenant_context(credential: Credential, exchange: Exchange, *, run_id: str | 
         idempotency_key=read_idempotency_key(exchange.headers),
         precondition=read_if_match(exchange.headers.every(b"if-match")),
         door="tenant",
+        degraded=credential.degraded,
     )
 
 

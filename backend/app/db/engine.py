@@ -88,6 +88,8 @@ def make_migration_engine(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")  # gate: TXN-002 - a migration is no operation of the spine
+        connection.exec_driver_sql(
+            "BEGIN IMMEDIATE"
+        )  # gate: TXN-002 - a migration is no operation of the spine
 
     return engine

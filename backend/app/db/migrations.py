@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -54,6 +55,10 @@ def check_schema(url: str) -> None:
     try:
         with engine.connect() as connection:
             _check(connection)
+    except sa.exc.DatabaseError as error:
+        if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            raise SchemaError("SCHEMA_FOREIGN", "The file at this URL is no database.") from error
+        raise
     finally:
         engine.dispose()
 
@@ -83,7 +88,8 @@ def _check(connection: sa.Connection) -> None:
         if set(stamped) - known:
             raise SchemaError(
                 "SCHEMA_TOO_NEW",
-                f"The database is at {', '.join(stamped)}, which this program does not know. Install a newer release.",
+                f"The database is at {', '.join(stamped)}, which this program does not know."
+                " Install a newer release.",
             )
         at = ", ".join(stamped) or "nothing"
         raise SchemaError("SCHEMA_OUTDATED", f"The database is at {at}, this program needs {head}. {MEND}")
@@ -91,8 +97,8 @@ def _check(connection: sa.Connection) -> None:
     if missing:
         raise SchemaError(
             "SCHEMA_MISMATCH",
-            f"The database is stamped {head} but lacks {', '.join(missing[:5])}. Restore it from a backup, or start"
-            " from an empty database with `hoc migrate`.",
+            f"The database is stamped {head} but lacks {', '.join(missing[:5])}. Restore it from a backup, or"
+            " start from an empty database with `hoc migrate`.",
         )
 
 

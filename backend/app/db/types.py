@@ -30,7 +30,7 @@ class Timestamp(TypeDecorator[datetime]):
             raise ValueError("a time without an offset is never stored")
         return value if dialect.name == "postgresql" else format_time(value)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         if value is None:
             return None
         return value.astimezone(UTC) if isinstance(value, datetime) else parse_time(value)

@@ -32,6 +32,7 @@ class Credential:
     plan: str
     rate_limit_rpm: int | None
     expires_at: datetime | None
+    degraded: bool = False
 
     @property
     def requests_per_minute(self) -> int:
@@ -77,10 +78,20 @@ class Authenticator:
         return found
 
     def _remember(self, key_hash: str, looked_at: float, found: Credential | AuthFailure) -> None:
+        # Dated by the moment before the look-up: an answer that was long on its way is old when it arrives.
         with self._lock:
-            if len(self._cache) >= CACHE_SIZE:
-                self._cache.clear()
+            known = self._cache.get(key_hash)
+            if known is not None and known[0] > looked_at:
+                return
+            if known is None and len(self._cache) >= CACHE_SIZE:
+                self._make_room(looked_at)
             self._cache[key_hash] = (looked_at, found)
+
+    def _make_room(self, now: float) -> None:
+        fresh = {key: entry for key, entry in self._cache.items() if now - entry[0] < CACHE_SECONDS}
+        # A flood of invented keys must not push out every working one.
+        working = {key: entry for key, entry in fresh.items() if isinstance(entry[1], Credential)}
+        self._cache = working if len(working) < CACHE_SIZE else {}
 
 
 def _judge(row: dict[str, Any]) -> Credential | AuthFailure:
@@ -96,4 +107,5 @@ def _judge(row: dict[str, Any]) -> Credential | AuthFailure:
         plan=row["plan"],
         rate_limit_rpm=row["rate_limit_rpm"],
         expires_at=row["expires_at"],
+        degraded=row["degraded"],
     )

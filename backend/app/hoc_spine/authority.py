@@ -28,15 +28,12 @@ class Verdict:
 
 def judge_door(operation: Operation, context: RequestContext) -> Verdict:
     """Judge what needs no database: the door and the scope."""
-    if context.door == "worker":
-        return Verdict()
-    if operation.door != context.door:
-        return Verdict(
-            HocError(ErrorKind.FORBIDDEN, "INSUFFICIENT_SCOPE", "This credential cannot call this.")
-        )
-    if context.door == "tenant" and not has_scope(context.scopes, str(operation.scope)):
-        return Verdict(insufficient_scope(str(operation.scope)))
-    return Verdict()
+    refusal: HocError | None = None
+    if context.door != "worker" and operation.door != context.door:
+        refusal = HocError(ErrorKind.FORBIDDEN, "INSUFFICIENT_SCOPE", "This credential cannot call this.")
+    elif context.door == "tenant" and not has_scope(context.scopes, str(operation.scope)):
+        refusal = insufficient_scope(str(operation.scope))
+    return Verdict(refusal, context.degraded)
 
 
 def judge_standing(

@@ -52,14 +52,19 @@ def build_dispatch_record(
     context: RequestContext,
     *,
     committed: bool,
+    began: bool,
     error: HocError | None,
     authority_refusal: HocError | None,
     authority_degraded: bool,
     duration_ms: float,
     now: datetime,
 ) -> DispatchRecord:
-    """Build the record of a dispatch; a refusal that was recorded counts as committed work."""
-    outcome: Outcome = "COMMITTED" if committed else "REFUSED" if authority_refusal else "ROLLED_BACK"
+    """Build the record of a dispatch; a refusal that was recorded counts as committed work.
+
+    REFUSED is what was turned away before its work: by authority, or before any unit began.
+    """
+    refused = authority_refusal is not None or not began
+    outcome: Outcome = "COMMITTED" if committed else "REFUSED" if refused else "ROLLED_BACK"
     return DispatchRecord(
         operation=operation,
         operation_version=operation_version,

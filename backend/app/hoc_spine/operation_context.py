@@ -18,7 +18,7 @@ from app.kernel.canonical_json import dumps
 from app.kernel.context import Actor, RequestContext
 from app.kernel.errors import ErrorKind, HocError
 from app.kernel.hashing import protected_commit
-
+from app.kernel.redaction import redact_text
 
 Join = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
 
@@ -76,7 +76,7 @@ class FactRecorder:
         return fact.fact_id
 
     def joined(self) -> list[Fact]:
-        """Return the queue as it is written: the facts of a joining type are one, in the place of the last."""
+        """Return the queue as it is written: facts of a joining type are one, in the place of the last."""
         written: list[Fact] = []
         bodies: dict[str, Mapping[str, Any]] = {}
         last = {fact.type: fact for fact in self.queued if fact.type in self._joins}
@@ -186,7 +186,10 @@ class OperationContext:
         reason: str | None = None,
         run_id: str | None = None,
     ) -> None:
-        """Queue one ledger entry of this transaction; tenant, actor, request come from the context."""
+        """Queue one ledger entry of this transaction; tenant, actor, request come from the context.
+
+        The reason is redacted (rdx-1) before it is committed to.
+        """
         if event_type not in AUDIT_EVENTS[entity_type]:
             raise ValueError(f"{entity_type} has no event {event_type}")
         of_run = run_id or self.request.run_id
@@ -206,7 +209,7 @@ class OperationContext:
             "request_id": self.request.request_id,
             "correlation_id": self.request.trace_id,
             "created_at": self.now,
-            **self.protect({"action_reason": reason}),
+            **self.protect({"action_reason": None if reason is None else redact_text(reason)[0]}),
         }
         row["fact_id"] = self.facts.add("audit", row, run_id=of_run)
         self.entries.append(row)

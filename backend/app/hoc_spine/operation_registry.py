@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from app.kernel.context import Door
 from app.kernel.errors import ErrorKind, HocError
@@ -14,6 +16,7 @@ from app.kernel.inputs import Input
 
 # Handlers differ in their own model types, which the registry checks at run time.
 Handler = Callable[[Any, Any], Any]
+_SCOPE = re.compile(r"[a-z]+:(read|write|admin)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,16 @@ class Operation:
     settlement: Settlement | None = None
     no_audit: str | None = None
 
+    @property
+    def output_adapter(self) -> TypeAdapter[Any]:
+        """Reads a stored answer back into the output."""
+        return _adapter(self.output)
+
+
+@cache
+def _adapter(output: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(output)
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -97,13 +110,15 @@ class OperationRegistry:
         self._frozen = False
 
     def register(self, operation: Operation) -> None:
-        """Add an operation; RuntimeError for a duplicate or after freeze, TypeError for a bad handler."""
+        """Add an operation; RuntimeError: a duplicate, or after freeze; TypeError: a bad handler or scope."""
         if self._frozen:
             raise RuntimeError("the operation registry is frozen")
         if operation.name in self._operations:
             raise RuntimeError(f"operation {operation.name} is registered already")
         if not callable(operation.handler):
             raise TypeError(f"the handler of {operation.name} is not callable")
+        if (operation.door == "tenant") != bool(_SCOPE.fullmatch(operation.scope or "")):
+            raise TypeError(f"{operation.name}: a tenant's operation has a scope `area:verb`, others none")
         self._operations[operation.name] = operation
 
     def freeze(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import structlog
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from app.domains.tenants.models import Standing
 from app.hoc_spine.audit_store import AuditStore
@@ -23,7 +23,7 @@ from app.hoc_spine.ports import Services, SpinePorts
 from app.hoc_spine.transactions import Role, SpineConnection, Transactions
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.context import RequestContext
-from app.kernel.errors import ErrorKind, HocError
+from app.kernel.errors import ErrorKind, HocError, safe_trace
 from app.kernel.hashing import text_hash
 from app.kernel.result_json import render
 
@@ -44,6 +44,7 @@ class _Attempt:
     """What is known about a dispatch while it runs."""
 
     verdict: Verdict = field(default_factory=Verdict)
+    began: bool = False
     data: Any = None
     error: HocError | None = None
     committed: bool = False
@@ -101,7 +102,12 @@ class Spine:
         except HocError as error:
             attempt.error = error
         except Exception as error:  # noqa: BLE001 - a bug is a result too, with its trace in the log
-            _log.exception("dispatch.handler_exception", operation=name, request_id=context.request_id)
+            _log.error(
+                "dispatch.handler_exception",
+                operation=name,
+                request_id=context.request_id,
+                trace=safe_trace(error),
+            )
             attempt.error = HocError(
                 ErrorKind.INTERNAL, f"HANDLER_EXCEPTION:{type(error).__name__}", "The operation failed."
             )
@@ -130,20 +136,36 @@ class Spine:
         model = parse_input(operation, payload)
         role: Role = "hoc_maintenance" if operation.door == "operator" else "hoc_app"
         if operation.mode == "read":
-            with self.transactions.read(
-                context.tenant_id, snapshot=operation.snapshot, role=role
-            ) as connection:
-                outcome = operation.handler(self._context(operation, context, connection), model)
+            outcome = self._read(operation, context, model, role, attempt)
         else:
             prepared = None
             if operation.prepare is not None:
                 prepared = operation.prepare(self._prepare_context(context), model)
+            attempt.began = True
             outcome = self._settled(operation, context, model, prepared, role, attempt)
             attempt.committed = True
         if isinstance(outcome, Refusal):
             attempt.error = outcome.error
         else:
             attempt.data = outcome
+
+    def _read(
+        self,
+        operation: Operation,
+        context: RequestContext,
+        model: BaseModel,
+        role: Role,
+        attempt: _Attempt,
+    ) -> Any:
+        attempt.began = True
+        with self.transactions.read(context.tenant_id, snapshot=operation.snapshot, role=role) as connection:
+            ctx = self._context(operation, context, connection)
+            outcome = operation.handler(ctx, model)
+        if ctx.facts.queued or ctx.entries or ctx.events:
+            raise RuntimeError(f"{operation.name} is a read, and what it recorded would be lost")
+        if ctx._standing is not None and ctx._standing.degraded:
+            attempt.verdict = Verdict(degraded=True)
+        return outcome
 
     def _settled(
         self,
@@ -186,7 +208,10 @@ class Spine:
             ctx.prepared = prepared
             outcome = attempt.data = self._write(operation, ctx, model, attempt)
         for callback in ctx.callbacks:
-            callback()
+            try:
+                callback()
+            except Exception as error:  # noqa: BLE001 - the work is committed, whatever becomes of a wake-up
+                _log.error("dispatch.after_commit_failed", operation=operation.name, trace=safe_trace(error))
         return outcome
 
     def _write(self, operation: Operation, ctx: OperationContext, model: BaseModel, attempt: _Attempt) -> Any:
@@ -207,7 +232,7 @@ class Spine:
                 tenant_id=ctx.tenant_id,
                 key=key,
                 operation=operation.name,
-                request_digest=text_hash(model.model_dump_json()),
+                request_digest=_request_digest(model, request),
                 now=ctx.now,
             )
             if stored is not None:
@@ -272,7 +297,8 @@ class Spine:
             name,
             operation.version if operation else 0,
             context,
-            committed=attempt.committed,
+            committed=attempt.committed or attempt.error is None,
+            began=attempt.began,
             error=attempt.error,
             authority_refusal=attempt.verdict.refusal,
             authority_degraded=attempt.verdict.degraded,
@@ -281,16 +307,28 @@ class Spine:
         )
         try:
             self.audit_store.record_dispatch(record)
-        except Exception:  # noqa: BLE001 - telemetry never breaks a dispatch
-            _log.exception("dispatch.record_failed", operation=name)
+        except Exception as error:  # noqa: BLE001 - telemetry never breaks a dispatch
+            _log.error("dispatch.record_failed", operation=name, trace=safe_trace(error))
         self.pipeline.run(record)
+
+
+def _request_digest(model: BaseModel, request: RequestContext) -> str:
+    # A key is of one request: the same input for another run is another one.
+    return text_hash(dumps([request.run_id, model.model_dump_json()]))
 
 
 def _to_stored(operation: Operation, outcome: Any) -> str:
     if isinstance(outcome, Refusal):
         error = outcome.error
-        stored = {"kind": error.kind.value, "code": error.code, "detail": error.detail}
-        return dumps({"refusal": {**stored, "errors": list(error.errors), "extra": error.extra}})
+        stored = {
+            "kind": error.kind.value,
+            "code": error.code,
+            "detail": error.detail,
+            "errors": list(error.errors),
+            "extra": error.extra,
+            "retry_after": error.retry_after,
+        }
+        return dumps({"refusal": stored})
     shown = operation.replay(outcome) if operation.replay else outcome
     return '{"data":' + render(shown).decode() + "}"
 
@@ -306,6 +344,7 @@ def _from_stored(operation: Operation, stored: str) -> Any:
                 refusal["detail"],
                 errors=refusal["errors"],
                 extra=refusal["extra"],
+                retry_after=refusal["retry_after"],
             )
         )
-    return TypeAdapter(operation.output).validate_json(dumps(answer["data"]))
+    return operation.output_adapter.validate_json(dumps(answer["data"]))

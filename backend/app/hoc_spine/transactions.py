@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,12 @@ from app.db.connection import Dialect, Parameters, Result
 from app.kernel.errors import ErrorKind, HocError
 
 Role = Literal["hoc_app", "hoc_maintenance"]
-_BUSY = (pg.LockNotAvailable, pg.DeadlockDetected, pg.SerializationFailure, pg.QueryCanceled)
+Mode = Literal["write", "read", "snapshot"]
+# Primary result codes of SQLite, and classes and codes of SQLSTATE, that are no bug of this program.
+_SQLITE_BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+_SQLITE_STORAGE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+_BUSY_CLASSES = frozenset({"08", "40", "53", "57"})
+_STORAGE_STATES = frozenset({"53100", "58030"})
 
 
 class SpineConnection:
@@ -65,7 +71,7 @@ class Transactions:
     @contextmanager
     def write(self, tenant_id: str, *, role: Role = "hoc_app") -> Iterator[SpineConnection]:
         """Open a write unit; commit at the end, roll back on any exception."""
-        with self._one_writer(), self._open(self._begin(tenant_id, role, "write")) as connection:
+        with self._one_writer(), self._open(tenant_id, role, "write") as connection:
             yield connection
 
     @contextmanager
@@ -73,7 +79,7 @@ class Transactions:
         self, tenant_id: str, *, snapshot: bool = False, role: Role = "hoc_app"
     ) -> Iterator[SpineConnection]:
         """Open a read-only unit; `snapshot` sees one moment through all its statements."""
-        with self._open(self._begin(tenant_id, role, "snapshot" if snapshot else "read")) as connection:
+        with self._open(tenant_id, role, "snapshot" if snapshot else "read") as connection:
             yield connection
 
     @contextmanager
@@ -101,7 +107,7 @@ class Transactions:
         finally:
             self._writer.release()
 
-    def _begin(self, tenant_id: str, role: Role, mode: Literal["write", "read", "snapshot"]) -> str:
+    def _begin(self, tenant_id: str, role: Role, mode: Mode) -> str:
         if self.dialect_name == "sqlite":
             return "BEGIN IMMEDIATE" if mode == "write" else "BEGIN"
         start = {
@@ -118,9 +124,9 @@ class Transactions:
         )
 
     @contextmanager
-    def _open(self, begin: str) -> Iterator[SpineConnection]:
+    def _open(self, tenant_id: str, role: Role, mode: Mode) -> Iterator[SpineConnection]:
         try:
-            with self._started(begin) as raw:
+            with self._started(self._begin(tenant_id, role, mode), mode) as raw:
                 connection = SpineConnection(raw, self.dialect_name)
                 try:
                     yield connection
@@ -129,25 +135,35 @@ class Transactions:
                     raise
                 self._commit(raw)
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-            refusal = refusal_of(error)
+            refusal = refusal_of(error, writing=mode == "write")
             if refusal is None:
                 raise
             raise refusal from error
 
     @contextmanager
-    def _started(self, begin: str) -> Iterator[sa.Connection]:
+    def _started(self, begin: str, mode: Mode) -> Iterator[sa.Connection]:
         raw = self.engine.connect()
         try:
-            raw.exec_driver_sql(begin)
+            self._start(raw, begin, mode)
         except sa.exc.DBAPIError as error:
             raw.close()
             if not error.connection_invalidated:
                 raise
             # The pool held a connection of a server that went away; nothing has begun, so begin anew.
             raw = self.engine.connect()
-            raw.exec_driver_sql(begin)
+            with raw:
+                self._start(raw, begin, mode)
+                yield raw
+            return
         with raw:
             yield raw
+
+    def _start(self, raw: sa.Connection, begin: str, mode: Mode) -> None:
+        if self.dialect_name == "sqlite":
+            # SQLite has no read-only transaction, only read-only connections; each unit sets its own.
+            driver = cast(sqlite3.Connection, raw.connection.driver_connection)
+            driver.execute(f"PRAGMA query_only = {mode != 'write':d}")
+        raw.exec_driver_sql(begin)
 
     def _commit(self, raw: sa.Connection) -> None:
         if self.dialect_name == "postgresql":
@@ -179,22 +195,40 @@ def busy() -> HocError:
     return HocError(ErrorKind.UNAVAILABLE, "BUSY", "The database is busy; try again.", retry_after=1)
 
 
-def refusal_of(error: sa.exc.DBAPIError | sa.exc.TimeoutError) -> HocError | None:
-    """Return the refusal that an outage or a lock means to the caller; None for a bug."""
-    if isinstance(error, sa.exc.TimeoutError):
+def refusal_of(error: sa.exc.DBAPIError | sa.exc.TimeoutError, *, writing: bool = True) -> HocError | None:
+    """Return the refusal that an outage or a lock means to the caller; None for a bug.
+
+    A read-only database is an outage to a unit that writes; to one that reads, writing is the bug.
+    """
+    if isinstance(error, sa.exc.TimeoutError) or error.connection_invalidated:
         return busy()
     cause = error.orig
-    if isinstance(cause, _BUSY) or error.connection_invalidated:
+    if isinstance(cause, sqlite3.Error):
+        return _refusal_of_sqlite(cause, writing=writing)
+    if isinstance(cause, psycopg.Error):
+        return _refusal_of_postgresql(cause, writing=writing)
+    return None
+
+
+def _refusal_of_sqlite(cause: sqlite3.Error, *, writing: bool) -> HocError | None:
+    # The low byte of an extended code is the primary one; errors of the Python module itself have none.
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+    if code in _SQLITE_BUSY:
         return busy()
-    text = str(cause)
-    if isinstance(cause, psycopg.OperationalError):
-        full = isinstance(cause, pg.DiskFull)
-        return storage_failed() if full else busy()
-    if isinstance(error, sa.exc.OperationalError):
-        if "locked" in text or "busy" in text:
-            return busy()
-        if "full" in text or "readonly" in text or "I/O" in text or "unable to open" in text:
-            return storage_failed()
+    if code in _SQLITE_STORAGE or (code == sqlite3.SQLITE_READONLY and writing):
+        return storage_failed()
+    return None
+
+
+def _refusal_of_postgresql(cause: psycopg.Error, *, writing: bool) -> HocError | None:
+    state = cause.sqlstate
+    if state is None:
+        # No server has answered: it is away, or too slow to connect to.
+        return busy() if isinstance(cause, psycopg.OperationalError) else None
+    if state in _STORAGE_STATES or (isinstance(cause, pg.ReadOnlySqlTransaction) and writing):
+        return storage_failed()
+    if state[:2] in _BUSY_CLASSES or isinstance(cause, pg.LockNotAvailable):
+        return busy()
     return None
 
 

@@ -7,7 +7,6 @@ from typing import Final
 
 import structlog
 
-from app.domains.knowledge.engines import jobs
 from app.hoc_spine.coordinators import plane_jobs
 from app.hoc_spine.coordinators.plane_wake import WAKE
 from app.hoc_spine.operation_registry import OperationResult
@@ -48,7 +47,9 @@ class PlaneWorker:
 
     def work(self, tenant_id: str, job_id: str) -> bool:
         """Take one job and do all its steps; False when somebody else has it or nothing may be claimed."""
-        claimed = self._dispatch(tenant_id, "claim", {"job_id": job_id, "lease_owner": self._name})
+        claimed = self._dispatch(
+            tenant_id, "knowledge.jobs.claim", {"job_id": job_id, "lease_owner": self._name}
+        )
         if claimed.error is not None:
             _log.warning("plane_job.claim_failed", job_id=job_id, code=claimed.error_code)
             return False
@@ -68,13 +69,13 @@ class PlaneWorker:
     def _steps(self, tenant_id: str, held: dict[str, str]) -> HocError | None:
         stale = 0
         while not self._stopped.is_set():
-            step = self._dispatch(tenant_id, "progress", held)
+            step = self._dispatch(tenant_id, "knowledge.jobs.progress", held)
             if step.error is not None:
                 stale += step.error_code == plane_jobs.STALE
                 if step.error_code != plane_jobs.STALE or stale > STALE_STEPS:
                     return step.error
             elif step.unwrap().done:
-                return self._dispatch(tenant_id, "complete", held).error
+                return self._dispatch(tenant_id, "knowledge.jobs.complete", held).error
         return None
 
     def _fail(
@@ -82,7 +83,7 @@ class PlaneWorker:
     ) -> None:
         _log.warning("plane_job.failed", job_id=held["job_id"], code=code, retryable=retryable)
         payload = {**held, "error_code": code, "message": message, "retryable": retryable}
-        failed = self._dispatch(tenant_id, "fail", payload)
+        failed = self._dispatch(tenant_id, "knowledge.jobs.fail", payload)
         if failed.error is not None:
             # The lease runs out, and the next claim counts as the next try.
             _log.warning("plane_job.fail_not_recorded", job_id=held["job_id"], code=failed.error_code)
@@ -90,10 +91,10 @@ class PlaneWorker:
     def _due(self) -> list[tuple[str, str]]:
         now = self._spine.services.clock.now()
         with self._spine.transactions.read(SYSTEM_TENANT, role="hoc_maintenance") as connection:
-            return jobs.list_due(connection, now=now, limit=DUE_AT_ONCE)
+            return plane_jobs.list_due(connection, now=now, limit=DUE_AT_ONCE)
 
     def _dispatch(
-        self, tenant_id: str, verb: str, payload: dict[str, object] | dict[str, str]
+        self, tenant_id: str, name: str, payload: dict[str, object] | dict[str, str]
     ) -> OperationResult:
         context = RequestContext(
             tenant_id=tenant_id,
@@ -101,7 +102,7 @@ class PlaneWorker:
             request_id=self._spine.services.ids.new("req"),
             door="worker",
         )
-        return self._spine.dispatch(f"knowledge.jobs.{verb}", context, payload)
+        return self._spine.dispatch(name, context, payload)
 
 
 class PlaneWorkers:

@@ -29,7 +29,10 @@ class Precondition:
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """One request as the spine sees it; the tenant comes from the credential alone."""
+    """One request as the spine sees it; the tenant comes from the credential alone.
+
+    degraded: the credential's look-up found the system in degraded mode; reads are flagged by it.
+    """
 
     tenant_id: str
     actor: Actor
@@ -41,6 +44,7 @@ class RequestContext:
     idempotency_key: str | None = None
     precondition: Precondition | None = None
     door: Door = "tenant"
+    degraded: bool = False
 
     @property
     def trace_id(self) -> str | None:

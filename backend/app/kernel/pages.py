@@ -51,7 +51,7 @@ def decode_cursor(cursor: str, binding: str) -> list[Any]:
 
 
 def read_cursor(
-    cursor: str | None, binding: str, *kinds: type[str] | type[int] | type[datetime]
+    cursor: str | None, binding: str, *kinds: type[str | int | datetime]
 ) -> tuple[Any, ...] | None:
     """Return the key of these kinds inside a cursor, None without a cursor; refuse INVALID_CURSOR.
 

@@ -244,7 +244,7 @@ def test_planes_are_listed_by_id_page_by_page_and_filtered(tenant: Tenant, other
         assert [plane.plane_id for plane in tenant.call("knowledge.planes.list", wanted).items] == made[-1:]
     assert len(tenant.call("knowledge.planes.list", {"state": "draft"}).items) == 5
     assert tenant.call("knowledge.planes.list", {"state": "ACTIVE"}).items == []
-    assert tenant.dispatch("knowledge.planes.list", {"state": "READY"}).error_code == "INVALID_TARGET_STATE"
+    assert tenant.dispatch("knowledge.planes.list", {"state": "READY"}).error_code == "INVALID_INPUT"
     first = tenant.call("knowledge.planes.list", {"limit": 1, "plane_type": "catalogue"})
     elsewhere = {"limit": 1, "plane_type": "files", "cursor": first.next_cursor}
     assert tenant.dispatch("knowledge.planes.list", elsewhere).error_code == "INVALID_CURSOR"

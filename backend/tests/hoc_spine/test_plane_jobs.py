@@ -54,15 +54,19 @@ def events(tenant: Tenant, plane_id: str) -> list[Any]:
     return list(tenant.call("knowledge.planes.events", {"plane_id": plane_id, "limit": 500}).items)
 
 
-def worker_call(tenant: Tenant, verb: str, payload: dict[str, Any]) -> OperationResult:
+def worker_call(tenant: Tenant, name: str, payload: dict[str, Any]) -> OperationResult:
     context = RequestContext(
         tenant_id=tenant.tenant_id, actor=Actor("SYSTEM", "w"), request_id="req-w", door="worker"
     )
-    return tenant.spine.dispatch(f"knowledge.jobs.{verb}", context, payload)
+    return tenant.spine.dispatch(name, context, payload)
 
 
 def claim(tenant: Tenant, job_id: str) -> dict[str, str] | None:
-    token = worker_call(tenant, "claim", {"job_id": job_id, "lease_owner": "w"}).unwrap().lease_token
+    token = (
+        worker_call(tenant, "knowledge.jobs.claim", {"job_id": job_id, "lease_owner": "w"})
+        .unwrap()
+        .lease_token
+    )
     return None if token is None else {"job_id": job_id, "lease_token": token}
 
 
@@ -290,13 +294,13 @@ def test_a_job_of_a_dead_worker_goes_on_where_it_stopped_and_completes_once(
     held = claim(served, job_id)
     assert held is not None
     for _ in range(5):
-        assert worker_call(served, "progress", held).unwrap().done is False
+        assert worker_call(served, "knowledge.jobs.progress", held).unwrap().done is False
     half = served.call("knowledge.jobs.get", {"job_id": job_id}).progress
     assert (half["phase"], half["documents"]) == ("pin", 100)
     clock.advance(seconds=61)
     assert work_jobs(served.spine, served) == 1
-    assert worker_call(served, "progress", held).error_code == "JOB_NOT_ACTIVE"
-    assert worker_call(served, "complete", held).error_code == "JOB_NOT_ACTIVE"
+    assert worker_call(served, "knowledge.jobs.progress", held).error_code == "JOB_NOT_ACTIVE"
+    assert worker_call(served, "knowledge.jobs.complete", held).error_code == "JOB_NOT_ACTIVE"
     plane = served.call("knowledge.planes.get", {"plane_id": plane_id})
     assert (plane.lifecycle_state, plane.document_count) == ("INDEXED", 153)
     assert count(second_connection, "plane_documents", plane_id) == 153
@@ -308,7 +312,7 @@ def test_a_job_that_is_not_done_cannot_be_completed(served: Tenant) -> None:
     plane_id, job_id = start_ingest(served)
     held = claim(served, job_id)
     assert held is not None
-    assert worker_call(served, "complete", held).error_code == "JOB_NOT_ACTIVE"
+    assert worker_call(served, "knowledge.jobs.complete", held).error_code == "JOB_NOT_ACTIVE"
     assert state_of(served, plane_id) == "INGESTING"
 
 
@@ -316,13 +320,13 @@ def test_a_second_completion_writes_nothing(served: Tenant) -> None:
     plane_id, job_id = start_ingest(served)
     held = claim(served, job_id)
     assert held is not None
-    while not worker_call(served, "progress", held).unwrap().done:
+    while not worker_call(served, "knowledge.jobs.progress", held).unwrap().done:
         pass
-    worker_call(served, "complete", held).unwrap()
+    worker_call(served, "knowledge.jobs.complete", held).unwrap()
     before = events(served, plane_id)
-    assert worker_call(served, "complete", held).error_code == "JOB_NOT_ACTIVE"
+    assert worker_call(served, "knowledge.jobs.complete", held).error_code == "JOB_NOT_ACTIVE"
     fail = {**held, "error_code": "X", "message": "late", "retryable": True}
-    assert worker_call(served, "fail", fail).error_code == "JOB_NOT_ACTIVE"
+    assert worker_call(served, "knowledge.jobs.fail", fail).error_code == "JOB_NOT_ACTIVE"
     assert events(served, plane_id) == before
 
 
@@ -333,11 +337,11 @@ def test_a_cancelled_ingest_stops_and_the_next_one_starts_clean(
     held = claim(served, job_id)
     assert held is not None
     for _ in range(4):
-        worker_call(served, "progress", held).unwrap()
+        worker_call(served, "knowledge.jobs.progress", held).unwrap()
     assert count(second_connection, "plane_passages", plane_id) > 0
     move(served, plane_id, "retry_knowledge_plane")
     assert served.call("knowledge.jobs.get", {"job_id": job_id}).status == "CANCELLED"
-    assert worker_call(served, "progress", held).error_code == "JOB_NOT_ACTIVE"
+    assert worker_call(served, "knowledge.jobs.progress", held).error_code == "JOB_NOT_ACTIVE"
     assert served.call("knowledge.planes.documents", {"plane_id": plane_id}).items == []
     move(served, plane_id, "ingest_knowledge_plane")
     work_jobs(served.spine, served)
@@ -357,7 +361,7 @@ def test_a_retryable_failure_waits_and_tries_again(served: Tenant, clock: Steera
     held = claim(served, job_id)
     assert held is not None
     failure = {**held, "error_code": "BUSY", "message": "the database is busy", "retryable": True}
-    job = worker_call(served, "fail", failure).unwrap()
+    job = worker_call(served, "knowledge.jobs.fail", failure).unwrap()
     waited = (job.next_attempt_at - clock.now()).total_seconds()
     assert (job.status, 24 <= waited <= 36) == ("QUEUED", True)
     told = events(served, plane_id)[-1]
@@ -379,9 +383,9 @@ def test_used_up_tries_fail_the_plane_and_drop_what_was_written(
         assert held is not None
         if attempt == 1:
             for _ in range(4):
-                worker_call(served, "progress", held).unwrap()
+                worker_call(served, "knowledge.jobs.progress", held).unwrap()
         failure = {**held, "error_code": "BUSY", "message": "busy", "retryable": True}
-        job = worker_call(served, "fail", failure).unwrap()
+        job = worker_call(served, "knowledge.jobs.fail", failure).unwrap()
         clock.advance(hours=2)
     assert (job.status, job.attempt) == ("FAILED", 4)
     assert state_of(served, plane_id) == "FAILED"
@@ -467,7 +471,9 @@ def test_a_job_of_another_tenant_does_not_exist(tenant: Tenant, other_tenant: Te
             other_tenant.dispatch(f"knowledge.jobs.{verb}", {"job_id": job_id}).error_code == "JOB_NOT_FOUND"
         )
     assert (
-        worker_call(other_tenant, "claim", {"job_id": job_id, "lease_owner": "w"}).unwrap().lease_token
+        worker_call(other_tenant, "knowledge.jobs.claim", {"job_id": job_id, "lease_owner": "w"})
+        .unwrap()
+        .lease_token
         is None
     )
 
@@ -508,7 +514,7 @@ def test_an_artifact_that_changes_while_it_is_read_is_read_again(served: Tenant)
     held = claim(served, job_id)
     assert held is not None
     for _ in range(3):
-        worker_call(served, "progress", held).unwrap()
+        worker_call(served, "knowledge.jobs.progress", held).unwrap()
     operation = spine.registry.get("knowledge.jobs.progress")
     context = served.context()
     payload = operation.input(**held)
@@ -517,8 +523,8 @@ def test_an_artifact_that_changes_while_it_is_read_is_read_again(served: Tenant)
     served.call("repository.artifacts.update", {"artifact_id": changed, "content": "another text"})
     with pytest.raises(HocError, match="STEP_STALE"):
         write_prepared(served, operation, prepared, payload)
-    while not worker_call(served, "progress", held).unwrap().done:
+    while not worker_call(served, "knowledge.jobs.progress", held).unwrap().done:
         pass
-    worker_call(served, "complete", held).unwrap()
+    worker_call(served, "knowledge.jobs.complete", held).unwrap()
     documents = served.call("knowledge.planes.documents", {"plane_id": plane_id}).items
     assert {item.artifact_id: item.revision for item in documents}[changed] == 2

@@ -229,6 +229,12 @@ def _plain_name(name: str) -> str:
     return normal
 
 
+def _state_name(name: str) -> str:
+    if name.upper() not in KnowledgePlaneLifecycleState.__members__:
+        raise ValueError("there is no such lifecycle state")
+    return name.upper()
+
+
 PlaneType = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 PlaneName = Annotated[Text, AfterValidator(_plain_name)]
 ConnectorId = Annotated[str, StringConstraints(pattern=ID_PATTERN, max_length=64)]
@@ -257,7 +263,7 @@ class ListPlanes(ListInput):
     plane_type: PlaneType | None = None
     plane_name: PlaneName | None = None
     connector_type: ConnectorType | None = None
-    state: Word | None = None
+    state: Annotated[Word, AfterValidator(_state_name)] | None = None
 
 
 class UpdatePlaneConfig(PlaneById):

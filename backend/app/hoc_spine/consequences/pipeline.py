@@ -7,6 +7,7 @@ from prometheus_client import Counter
 
 from app.hoc_spine.consequences.ports import ConsequenceAdapter
 from app.hoc_spine.dispatch_audit import DispatchRecord
+from app.kernel.errors import safe_trace
 
 FAILED = Counter("hoc_consequence_failures", "Consequence adapters that raised", ["adapter"])
 _log = structlog.get_logger(__name__)
@@ -20,9 +21,11 @@ class ConsequencePipeline:
         self._frozen = False
 
     def register(self, adapter: ConsequenceAdapter) -> None:
-        """Add an adapter; raise RuntimeError for a duplicate name or after freeze."""
+        """Add an adapter; RuntimeError for a duplicate name or after freeze, TypeError for no adapter."""
         if self._frozen:
             raise RuntimeError("the consequence pipeline is frozen")
+        if not isinstance(adapter, ConsequenceAdapter):
+            raise TypeError(f"{type(adapter).__name__} is no consequence adapter")
         if adapter.name in self.adapter_names:
             raise RuntimeError(f"consequence adapter {adapter.name!r} is registered already")
         self._adapters.append(adapter)
@@ -50,6 +53,11 @@ class ConsequencePipeline:
                 continue
             try:
                 adapter.handle(record)
-            except Exception:  # noqa: BLE001 - one adapter never breaks another
+            except Exception as error:  # noqa: BLE001 - one adapter never breaks another
                 FAILED.labels(adapter.name).inc()
-                _log.exception("consequence.adapter_failed", adapter=adapter.name, operation=record.operation)
+                _log.error(
+                    "consequence.adapter_failed",
+                    adapter=adapter.name,
+                    operation=record.operation,
+                    trace=safe_trace(error),
+                )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
+from app.db.connection import DriverConnection
 from app.domains.knowledge.engines import ingest, jobs, plane_collections, planes
 from app.domains.knowledge.engines.config_shapes import RepositoryConfig
 from app.domains.knowledge.engines.events import EventDraft
@@ -41,6 +43,11 @@ class PreparedStep:
     job: Row
     plane: PlaneRow
     ingest: IngestStep | None = None
+
+
+def list_due(connection: DriverConnection, *, now: datetime, limit: int) -> list[tuple[str, str]]:
+    """Return tenant and id of due jobs of every tenant, on a maintenance connection."""
+    return jobs.list_due(connection, now=now, limit=limit)
 
 
 def prepare_step(ctx: PrepareContext, lease: Lease) -> PreparedStep:

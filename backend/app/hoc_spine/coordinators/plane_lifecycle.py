@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from prometheus_client import Counter
+
 from app.domains.knowledge.engines import events, jobs, lifecycle, plane_collections, planes
 from app.domains.knowledge.engines.events import EventDraft
 from app.domains.knowledge.engines.plane_config import read_operational
@@ -24,6 +26,7 @@ from app.hoc_spine.operation_registry import Refusal
 from app.kernel.errors import HocError
 from app.kernel.redaction import redact_text
 
+TRANSITIONS = Counter("hoc_plane_transitions", "Attempts to move a plane", ["action", "decision"])
 State = KnowledgePlaneLifecycleState
 PlaneRow = Mapping[str, Any]
 
@@ -172,6 +175,7 @@ def apply_transition(ctx: OperationContext, plane: PlaneRow, move: PlaneMove) ->
         _queue_entry_job(ctx, plane, move.to_state, job_id)
     if move.to_state is State.FAILED:
         _give_up(ctx, plane, from_state)
+    _count(ctx, move.action, GateDecision.ALLOWED)
     return WrittenPlane(written.plane, written.event, job_id)
 
 
@@ -203,6 +207,7 @@ def record_refusal(
     )
     (row,) = append_events(ctx, {**counted, "plane_id": plane_id}, (draft,))
     ctx.outbox("PlaneTransitionBlocked", outbox_body({**counted, "plane_id": plane_id}, row))
+    _count(ctx, action, decision)
     return Refusal(
         HocError(
             error.kind,
@@ -236,6 +241,12 @@ def outbox_body(plane: PlaneRow, event: Mapping[str, Any]) -> dict[str, Any]:
 def clean_reason(reason: str | None) -> str | None:
     """Return a free text without secrets, as it is committed to."""
     return None if reason is None else redact_text(reason)[0]
+
+
+def _count(ctx: OperationContext, action: LifecycleAction | None, decision: GateDecision) -> None:
+    # An illegal pair of states has no action.
+    labels = ("none" if action is None else action.value, decision.value)
+    ctx.after_commit(TRANSITIONS.labels(*labels).inc)
 
 
 def _values(ctx: OperationContext, plane: PlaneRow, move: PlaneMove) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from app.domains.tenants.engines import keys as engine
@@ -18,7 +19,8 @@ from app.domains.tenants.models import (
 )
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
-from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.pages import Page, page_of, read_cursor
+from app.kernel.redaction import redact_text
 
 EVENTS = {"freeze": "ApiKeyFrozen", "unfreeze": "ApiKeyUnfrozen", "revoke": "ApiKeyRevoked"}
 REASONS = ("frozen_reason", "revoked_reason")
@@ -31,8 +33,8 @@ def create(ctx: OperationContext, payload: CreateKey) -> CreatedKey:
 
 
 def create_for_tenant(ctx: OperationContext, payload: CreateTenantKey) -> CreatedKey:
-    """Make a key of any tenant, as the operator."""
-    tenant = tenants.require(ctx.connection, tenant_id=payload.tenant_id)
+    """Make a key of any tenant but a closed one, as the operator."""
+    tenant = tenants.require_open(ctx.connection, tenant_id=payload.tenant_id)
     return _create(ctx, payload, tenant_id=payload.tenant_id, plan=tenant["plan"], giver=frozenset({"*"}))
 
 
@@ -45,7 +47,7 @@ def _create(
         payload, key_id=ctx.new_id("key"), secret=secret, scopes=scopes, created_by=ctx.actor.id, now=ctx.now
     ) | ctx.protect(dict.fromkeys(REASONS))
     engine.insert(ctx.connection, row, tenant_id=tenant_id, plan=plan, now=ctx.now)
-    ctx.audit("ApiKeyCreated", "API_KEY", row["key_id"], after=engine.image(row))
+    ctx.audit("ApiKeyCreated", "API_KEY", row["key_id"], after=_image(ctx, row, tenant_id=tenant_id))
     return CreatedKey(**engine.view(row).model_dump(), tenant_id=tenant_id, api_key=secret)
 
 
@@ -61,13 +63,17 @@ def get(ctx: OperationContext, payload: KeyPath) -> KeyView:
 def list_page(ctx: OperationContext, payload: ListKeys) -> Page[KeyView]:
     """Return keys newest first."""
     binding = f"{ctx.tenant_id}:keys.list:{payload.status}"
-    after = decode_cursor(payload.cursor, binding)[0] if payload.cursor else None
+    (after,) = read_cursor(payload.cursor, binding, str) or (None,)
     rows = engine.list_page(
-        ctx.connection, tenant_id=ctx.tenant_id, status=payload.status, after=after, limit=payload.limit + 1
+        ctx.connection,
+        tenant_id=ctx.tenant_id,
+        status=payload.status,
+        after=after,
+        limit=payload.limit + 1,
     )
-    shown = rows[: payload.limit]
-    more = encode_cursor(binding, [shown[-1]["key_id"]]) if len(rows) > payload.limit else None
-    return Page(items=[engine.view(row) for row in shown], next_cursor=more)
+    return page_of(
+        rows, limit=payload.limit, binding=binding, key=lambda row: (row["key_id"],), view=engine.view
+    )
 
 
 def freeze(ctx: OperationContext, payload: ChangeKey) -> KeyView:
@@ -96,22 +102,23 @@ def _change(
 ) -> KeyView:
     row = engine.require(ctx.connection, tenant_id=tenant_id, key_id=payload.key_id, lock=True)
     ctx.require_version(row["version"])
-    values = engine.plan_change(row, change, now=ctx.now, by=ctx.actor.id, reason=payload.reason)
+    reason = redact_text(payload.reason)[0]
+    values = engine.plan_change(row, change, now=ctx.now, by=ctx.actor.id, reason=reason)
     if values is None:
         return engine.view(row)
     reasons: dict[str, Any] = {name: values.get(name, row[name]) for name in REASONS}
     changed = engine.write_change(
         ctx.connection, row, values | ctx.protect(reasons), tenant_id=tenant_id, now=ctx.now
     )
-    ctx.audit(
-        EVENTS[change],
-        "API_KEY",
-        payload.key_id,
-        before=engine.image(row),
-        after=engine.image(changed),
-        reason=payload.reason,
-    )
+    before, after = (_image(ctx, state, tenant_id=tenant_id) for state in (row, changed))
+    ctx.audit(EVENTS[change], "API_KEY", payload.key_id, before=before, after=after, reason=reason)
     return engine.view(changed)
+
+
+def _image(ctx: OperationContext, row: Mapping[str, Any], *, tenant_id: str) -> dict[str, Any]:
+    # The operator's entries stand in the system's own ledger, so they say whose key it is.
+    whose = {} if tenant_id == ctx.tenant_id else {"tenant_id": tenant_id}
+    return engine.image(row) | whose
 
 
 OPERATIONS = (

@@ -23,7 +23,7 @@ from app.domains.knowledge.models import (
 from app.domains.policies.engines import rules
 from app.domains.tenants.engines import state as tenant_state
 from app.hoc_spine.coordinators.plane_gates import bound_rules
-from app.hoc_spine.coordinators.plane_lifecycle import WrittenPlane, clean_reason, write_plane
+from app.hoc_spine.coordinators.plane_lifecycle import WrittenPlane, write_plane
 from app.hoc_spine.coordinators.plane_views import change_view
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
@@ -198,9 +198,7 @@ def _write(
     *,
     reason: str | None = None,
 ) -> WrittenPlane:
-    written = write_plane(
-        ctx, plane, values=values, drafts=(draft,), audit=audit, reason=clean_reason(reason)
-    )
+    written = write_plane(ctx, plane, values=values, drafts=(draft,), audit=audit, reason=reason)
     if written is None:
         raise conflict("TRANSITION_CONFLICT", "The plane changed at the same moment.")
     return written

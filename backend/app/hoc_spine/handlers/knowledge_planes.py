@@ -14,8 +14,7 @@ from app.domains.knowledge.engines.plane_config import (
     read_connector_type,
 )
 from app.domains.knowledge.engines.planes import PlaneRow
-from app.domains.knowledge.engines.transitions import read_state
-from app.domains.knowledge.errors import conflict, duplicate_plane, invalid_target_state
+from app.domains.knowledge.errors import conflict, duplicate_plane
 from app.domains.knowledge.models import (
     ConfigChange,
     ConnectorType,
@@ -36,12 +35,17 @@ from app.domains.knowledge.models import (
 )
 from app.hoc_spine.coordinators.plane_lifecycle import append_events, outbox_body, write_plane
 from app.hoc_spine.coordinators.plane_sources import hold_collections, require_collections
-from app.hoc_spine.coordinators.plane_views import change_view, get_view
+from app.hoc_spine.coordinators.plane_views import (
+    change_view,
+    get_view,
+    read_id_cursor,
+    read_number_cursor,
+)
 from app.hoc_spine.coordinators.plane_wake import wake_workers
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.canonical_json import dumps, loads
-from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.pages import Page, encode_cursor
 
 State = KnowledgePlaneLifecycleState
 
@@ -85,18 +89,13 @@ def get_plane(ctx: OperationContext, request: PlaneById) -> PlaneView:
 
 def list_planes(ctx: OperationContext, request: ListPlanes) -> Page[PlaneView]:
     """Return planes by plane_id."""
-    state = None
-    if request.state is not None:
-        state = read_state(request.state)
-        if state is None:
-            raise invalid_target_state()
     binding = _binding(ctx, request.model_dump(mode="json", exclude={"limit", "cursor"}))
-    after = None if request.cursor is None else str(decode_cursor(request.cursor, binding)[0])
+    after = None if request.cursor is None else read_id_cursor(request.cursor, binding)
     found = planes.list_views(
         ctx.connection,
         tenant_id=ctx.tenant_id,
         wanted=request,
-        state=state,
+        state=None if request.state is None else KnowledgePlaneLifecycleState[request.state],
         now=ctx.now,
         after=after,
         limit=request.limit + 1,
@@ -193,7 +192,7 @@ def list_events(ctx: OperationContext, request: ListPlaneEvents) -> Page[PlaneEv
     """Return a plane's lifecycle events by seq; refuse PLANE_NOT_FOUND."""
     planes.require_plane(ctx.connection, tenant_id=ctx.tenant_id, plane_id=request.plane_id)
     binding = _binding(ctx, request.model_dump(mode="json", exclude={"limit", "cursor"}))
-    after = 0 if request.cursor is None else int(decode_cursor(request.cursor, binding)[0])
+    after = 0 if request.cursor is None else read_number_cursor(request.cursor, binding)
     found = events.list_events(
         ctx.connection, tenant_id=ctx.tenant_id, wanted=request, after=after, limit=request.limit + 1
     )
@@ -206,7 +205,7 @@ def list_documents(ctx: OperationContext, request: ListPlaneDocuments) -> Page[P
     """Return the documents that a plane serves, by artifact_id; refuse PLANE_NOT_FOUND."""
     plane = planes.require_plane(ctx.connection, tenant_id=ctx.tenant_id, plane_id=request.plane_id)
     binding = _binding(ctx, {"plane_id": request.plane_id})
-    after = None if request.cursor is None else str(decode_cursor(request.cursor, binding)[0])
+    after = None if request.cursor is None else read_id_cursor(request.cursor, binding)
     found = planes.list_documents(
         ctx.connection, tenant_id=ctx.tenant_id, plane=plane, after=after, limit=request.limit + 1
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from app.domains.activity.engines import runs
 from app.domains.logs.engines import run_log
 from app.domains.logs.models import (
@@ -18,8 +20,7 @@ from app.domains.tenants.models import DispatchList
 from app.domains.traces.engines import traces
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
-from app.kernel.clock import format_time, parse_time
-from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.pages import Page, page_of, read_cursor
 
 
 def run_governance(ctx: OperationContext, payload: RunLogInput) -> RunGovernanceLog:
@@ -27,21 +28,25 @@ def run_governance(ctx: OperationContext, payload: RunLogInput) -> RunGovernance
     run = runs.require_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=payload.run_id)
     key = {"tenant_id": ctx.tenant_id, "run_id": payload.run_id}
     binding = f"{ctx.tenant_id}:logs.run_governance:{payload.run_id}"
-    after = None
-    if payload.cursor is not None:
-        at, entry_id = decode_cursor(payload.cursor, binding)
-        after = (parse_time(at), entry_id)
-    events = run_log.list_events(ctx.connection, **key, after=after, limit=payload.limit + 1)
-    shown = events[: payload.limit]
-    more = None
-    if len(events) > payload.limit:
-        more = encode_cursor(binding, [format_time(shown[-1].timestamp), shown[-1].entry_id])
+    page = page_of(
+        run_log.list_events(
+            ctx.connection,
+            **key,
+            after=read_cursor(payload.cursor, binding, datetime, str),
+            limit=payload.limit + 1,
+        ),
+        limit=payload.limit,
+        binding=binding,
+        key=lambda event: (event.timestamp, event.entry_id),
+        view=lambda event: event,
+    )
+    shown = page.items
     found = traces.list_traces(ctx.connection, **key)
     return RunGovernanceLog(
         run_id=payload.run_id,
         events=shown,
         total_events=run_log.count_events(ctx.connection, **key),
-        next_cursor=more,
+        next_cursor=page.next_cursor,
         metadata=LogMetadata(
             tenant_id=ctx.tenant_id,
             run_id=payload.run_id,
@@ -59,18 +64,20 @@ def run_governance(ctx: OperationContext, payload: RunLogInput) -> RunGovernance
 def list_audit(ctx: OperationContext, payload: ListAudit) -> Page[AuditEntry]:
     """Return ledger entries newest first, without their states."""
     binding = f"{ctx.tenant_id}:logs.audit_list:{payload.model_dump_json(exclude={'limit', 'cursor'})}"
-    before = None
-    if payload.cursor is not None:
-        at, entry_id = decode_cursor(payload.cursor, binding)
-        before = (parse_time(at), entry_id)
     found = run_log.list_entries(
-        ctx.connection, payload, tenant_id=ctx.tenant_id, before=before, limit=payload.limit + 1
+        ctx.connection,
+        payload,
+        tenant_id=ctx.tenant_id,
+        before=read_cursor(payload.cursor, binding, datetime, str),
+        limit=payload.limit + 1,
     )
-    shown = list(found[: payload.limit])
-    more = None
-    if len(found) > payload.limit:
-        more = encode_cursor(binding, [format_time(shown[-1].created_at), shown[-1].entry_id])
-    return Page(items=shown, next_cursor=more)
+    return page_of(
+        found,
+        limit=payload.limit,
+        binding=binding,
+        key=lambda entry: (entry.created_at, entry.entry_id),
+        view=lambda entry: entry,
+    )
 
 
 def get_audit(ctx: OperationContext, payload: EntryPath) -> AuditEntryDetail:

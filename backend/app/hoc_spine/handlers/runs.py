@@ -168,9 +168,7 @@ def _snapshot_id(ctx: OperationContext, command: StartRun, policy_version: int) 
 
 
 def _quota_refusal(ctx: OperationContext) -> HocError:
-    quota = tenant_state.spent_quota(
-        ctx.connection, tenant_id=ctx.tenant_id, plan=ctx.standing.plan, now=ctx.now
-    )
+    quota = tenant_state.spent_quota(ctx.connection, tenant_id=ctx.tenant_id, plan=ctx.standing.plan)
     if quota == "concurrent_runs":
         return quota_exceeded(quota, retry_after=CONCURRENT_RETRY_SECONDS)
     tomorrow = datetime.combine(ctx.now.date() + timedelta(days=1), time.min, tzinfo=ctx.now.tzinfo)

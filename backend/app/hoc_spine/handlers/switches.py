@@ -13,6 +13,7 @@ from app.domains.tenants.models import (
 )
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
+from app.kernel.redaction import redact_text
 
 ENTITY = "system"
 
@@ -45,12 +46,15 @@ def exit_degraded(ctx: OperationContext, payload: ReasonInput) -> SwitchesView:
 def _set(
     ctx: OperationContext, switch: engine.Switch, reason: str, *, engaged: bool, event: str
 ) -> SwitchesView:
-    changed = engine.set_switch(
-        ctx.connection, switch, engaged=engaged, now=ctx.now, by=ctx.actor.id, reason=reason
-    )
-    if changed:
-        ctx.audit(event, "SYSTEM", ENTITY, after={f"{switch}_engaged": engaged}, reason=reason)
-    return engine.view(engine.read(ctx.connection))
+    before = engine.read(ctx.connection)
+    clean = redact_text(reason)[0]
+    if not engine.set_switch(
+        ctx.connection, switch, engaged=engaged, now=ctx.now, by=ctx.actor.id, reason=clean
+    ):
+        return engine.view(before)
+    after = engine.read(ctx.connection)
+    ctx.audit(event, "SYSTEM", ENTITY, before=engine.image(before), after=engine.image(after), reason=clean)
+    return engine.view(after)
 
 
 def list_dispatches(ctx: OperationContext, payload: ListDispatches) -> DispatchList:

@@ -20,7 +20,8 @@ from app.domains.tenants.models import (
 )
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
-from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.pages import Page, page_of, read_cursor
+from app.kernel.redaction import redact_text
 
 
 def get_own(ctx: OperationContext, _payload: NoInput) -> TenantView:
@@ -44,12 +45,22 @@ def unfreeze(ctx: OperationContext, payload: ReasonInput) -> TenantView:
 
 
 def _switch(ctx: OperationContext, reason: str, *, frozen: bool) -> TenantView:
-    changed = engine.set_frozen(
-        ctx.connection, tenant_id=ctx.tenant_id, frozen=frozen, now=ctx.now, by=ctx.actor.id, reason=reason
+    current = engine.require(ctx.connection, tenant_id=ctx.tenant_id, lock=True)
+    clean = redact_text(reason)[0]
+    if not engine.set_frozen(
+        ctx.connection, tenant_id=ctx.tenant_id, frozen=frozen, now=ctx.now, by=ctx.actor.id, reason=clean
+    ):
+        return engine.view(current)
+    # The view shows the switch, so its version moves with it.
+    row = engine.change(ctx.connection, current, {}, now=ctx.now)
+    ctx.audit(
+        "EmergencyOverrideActivated" if frozen else "EmergencyOverrideDeactivated",
+        "TENANT",
+        ctx.tenant_id,
+        before=engine.image(current) | {"frozen": not frozen},
+        after=engine.image(row) | {"frozen": frozen},
+        reason=clean,
     )
-    if changed:
-        event = "EmergencyOverrideActivated" if frozen else "EmergencyOverrideDeactivated"
-        ctx.audit(event, "TENANT", ctx.tenant_id, after={"frozen": frozen}, reason=reason)
     return engine.view(engine.require(ctx.connection, tenant_id=ctx.tenant_id))
 
 
@@ -78,11 +89,11 @@ def get(ctx: OperationContext, payload: TenantPath) -> TenantView:
 def list_page(ctx: OperationContext, payload: ListTenants) -> Page[TenantView]:
     """Return tenants by id."""
     binding = f"ops.tenants.list:{payload.status}"
-    after = decode_cursor(payload.cursor, binding)[0] if payload.cursor else None
+    (after,) = read_cursor(payload.cursor, binding, str) or (None,)
     rows = engine.list_page(ctx.connection, status=payload.status, after=after, limit=payload.limit + 1)
-    shown = rows[: payload.limit]
-    more = encode_cursor(binding, [shown[-1]["tenant_id"]]) if len(rows) > payload.limit else None
-    return Page(items=[engine.view(row) for row in shown], next_cursor=more)
+    return page_of(
+        rows, limit=payload.limit, binding=binding, key=lambda row: (row["tenant_id"],), view=engine.view
+    )
 
 
 def update(ctx: OperationContext, payload: UpdateTenant) -> TenantView:
@@ -112,10 +123,12 @@ def _set_status(
     ctx: OperationContext, payload: ChangeTenantStatus, wanted: TenantStatus, event: str
 ) -> TenantView:
     current = engine.require(ctx.connection, tenant_id=payload.tenant_id, lock=True)
+    ctx.require_version(current["version"])
     if not engine.decide_status(TenantStatus(current["status"]), wanted):
         return engine.view(current)
-    values = {"status": wanted.value, **ctx.protect({"status_reason": payload.reason})}
-    return _write(ctx, current, values, event=event, reason=payload.reason)
+    reason = redact_text(payload.reason)[0]
+    values = {"status": wanted.value, **ctx.protect({"status_reason": reason})}
+    return _write(ctx, current, values, event=event, reason=reason)
 
 
 def _write(

@@ -92,7 +92,7 @@ def list_due_jobs(
     """Return tenant and job id of open jobs that are due, longest first; no tenant means every tenant."""
     conditions = [] if tenant_id is None else [jobs.c.tenant_id == tenant_id]
     statement = (
-        sa.select(jobs.c.tenant_id, jobs.c.job_id)
+        sa.select(jobs.c.tenant_id, jobs.c.job_id)  # gate: SCOPE-001 - a worker polls every tenant's due jobs
         .where(_OPEN, jobs.c.next_attempt_at <= now, *conditions)
         .order_by(jobs.c.next_attempt_at, jobs.c.tenant_id, jobs.c.job_id)
         .limit(limit)

@@ -44,11 +44,10 @@ def check_facts(leaves: Sequence[Leaf], counter: Mapping[str, Any] | None) -> Fa
     expected_late = 0 if counter is None else int(counter["late_count"])
     closing = [leaf for leaf in main if leaf["type"] == "run.completed"]
     code = None
+    closed = counter is not None and bool(counter["closed"])
     if not _is_counted(main, expected) or not _is_counted(late, expected_late):
         code = "FACT_GAP"
-    elif counter is not None and bool(counter["closed"]) != bool(closing):
-        code = "CLOSURE_MISMATCH"
-    elif closing and not _closes(main, closing):
+    elif (counter is not None and closed != bool(closing)) or (closing and not _closes(main, closing)):
         code = "CLOSURE_MISMATCH"
     elif any(leaf_hash(leaf["statement"]) != leaf["leaf_hash"] for leaf in leaves):
         code = "LOG_MISMATCH"

@@ -27,7 +27,8 @@ def flush(connection: DriverConnection, facts: Sequence[Fact], *, tenant_id: str
         return
     numbers: dict[str, tuple[int | None, bool]] = {}
     ordered = sorted(facts, key=lambda fact: fact.closes_run)
-    for name in dict.fromkeys(fact.run_id for fact in ordered if fact.run_id is not None):
+    # Counters are locked in one order by everybody, so that two transactions never wait for each other.
+    for name in sorted({fact.run_id for fact in ordered if fact.run_id is not None}):
         mine = [fact for fact in ordered if fact.run_id == name]
         numbers[name] = _take_numbers(connection, mine, tenant_id=tenant_id, run_id=name)
     rows = []

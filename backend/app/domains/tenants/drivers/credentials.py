@@ -5,13 +5,13 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
-from app.domains.tenants.tables import api_keys, tenants
+from app.domains.tenants.tables import api_keys, system_state, tenants
 
 
 def get_credential(
     connection: DriverConnection, *, key_hash: str
 ) -> Row | None:  # gate: DRV-006 - the hash decides which tenant it is
-    """Return key, tenant status and plan by the key's hash; None when no key has it."""
+    """Return key, tenant status, plan and degraded mode by the key's hash; None when no key has it."""
     return (
         connection.execute(
             sa.select(
@@ -25,8 +25,10 @@ def get_credential(
                 api_keys.c.status.label("key_status"),
                 tenants.c.status.label("tenant_status"),
                 tenants.c.plan,
+                system_state.c.degraded,
             )
             .join(tenants, tenants.c.tenant_id == api_keys.c.tenant_id)
+            .join(system_state, sa.true())
             .where(api_keys.c.key_hash == key_hash)  # gate: SCOPE-001 - the hash decides which tenant it is
         )
         .mappings()

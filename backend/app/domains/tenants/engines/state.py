@@ -60,7 +60,7 @@ def release_run(connection: DriverConnection, *, tenant_id: str) -> None:
     driver.count_run_end(connection, tenant_id=tenant_id)
 
 
-def spent_quota(connection: DriverConnection, *, tenant_id: str, plan: str, now: datetime) -> str:
+def spent_quota(connection: DriverConnection, *, tenant_id: str, plan: str) -> str:
     """Return which quota stops a start: `concurrent_runs` or `runs_per_day`."""
     row = driver.get_quota_use(connection, tenant_id=tenant_id)
     used_up = row is not None and row["running_runs"] >= QUOTAS[Plan(plan)].concurrent_runs

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from app.db.connection import DriverConnection, Row
 from app.domains.tenants.drivers import switches as driver
 from app.domains.tenants.models import SwitchesView
+from app.kernel.clock import format_time
 
 Switch = Literal["kill", "degraded"]
 _FLAG = {"kill": "kill_engaged", "degraded": "degraded"}
@@ -34,3 +35,9 @@ def set_switch(
 def view(row: Row) -> SwitchesView:
     """Return the view of the system's row."""
     return SwitchesView.model_validate({name: row[name] for name in SwitchesView.model_fields})
+
+
+def image(row: Row) -> dict[str, Any]:
+    """Return the audit image of the system's row, without reasons: they are protected in the entry itself."""
+    shown = {name: row[name] for name in SwitchesView.model_fields if not name.endswith("_reason")}
+    return {name: format_time(part) if isinstance(part, datetime) else part for name, part in shown.items()}

@@ -54,6 +54,14 @@ def require(connection: DriverConnection, *, tenant_id: str, lock: bool = False)
     return row
 
 
+def require_open(connection: DriverConnection, *, tenant_id: str) -> Row:
+    """Return the tenant's row; refuse TENANT_NOT_FOUND and TENANT_CLOSED."""
+    row = require(connection, tenant_id=tenant_id)
+    if row["status"] == TenantStatus.CLOSED:
+        raise tenant_closed()
+    return row
+
+
 def change(
     connection: DriverConnection, current: Mapping[str, Any], values: Mapping[str, Any], *, now: datetime
 ) -> dict[str, Any]:
