@@ -6,6 +6,7 @@ import sqlalchemy as sa
 
 from alembic import op
 from hoc_ddl import (
+    APP_ROLE,
     BIGINT,
     FLAG,
     MAINTENANCE_ROLE,
@@ -263,5 +264,10 @@ def _candidates_function() -> tuple[str, ...]:
             IF wanted_tenant IS DISTINCT FROM current_setting('hoc.tenant_id', true) THEN RETURN; END IF;
             IF every THEN {query.replace("OPERATOR", "@>")} ELSE {query.replace("OPERATOR", "&&")} END IF;
             END $$""",
+        # A new owner needs CREATE on the schema at this moment, and at no other.
+        f"GRANT CREATE ON SCHEMA public TO {MAINTENANCE_ROLE}",
         f"ALTER FUNCTION plane_passage_candidates({types}) OWNER TO {MAINTENANCE_ROLE}",
+        f"REVOKE CREATE ON SCHEMA public FROM {MAINTENANCE_ROLE}",
+        f"REVOKE ALL ON FUNCTION plane_passage_candidates({types}) FROM PUBLIC",
+        f"GRANT EXECUTE ON FUNCTION plane_passage_candidates({types}) TO {APP_ROLE}",
     )

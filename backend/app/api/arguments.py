@@ -121,8 +121,9 @@ def _boolean(text: str) -> bool:
 
 
 def _integer(text: str) -> int:
-    if not _INTEGER.fullmatch(text):
-        raise ValueError("takes an integer")
+    # No column is wider than 64 bits; a larger number names nothing that could be there.
+    if not _INTEGER.fullmatch(text) or not -(2**63) <= int(text) < 2**63:
+        raise ValueError("takes an integer of 64 bits")
     return int(text)
 
 

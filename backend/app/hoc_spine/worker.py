@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Final
 
@@ -17,7 +18,9 @@ from app.kernel.errors import HocError
 POLL_SECONDS: Final = 1.0
 STOP_SECONDS: Final = 10.0
 DUE_AT_ONCE: Final = 100
-STALE_STEPS: Final = 5
+MISSES_IN_A_ROW: Final = 5
+MISS_SECONDS: Final = 0.2
+ACTOR: Final = Actor("SYSTEM", "plane-worker")
 SYSTEM_TENANT: Final = "_system"
 
 _log = structlog.get_logger(__name__)
@@ -67,15 +70,19 @@ class PlaneWorker:
         return True
 
     def _steps(self, tenant_id: str, held: dict[str, str]) -> HocError | None:
-        stale = 0
+        """Do step after step; a lock that somebody holds for a moment is no failed try of the whole job."""
+        misses = 0
         while not self._stopped.is_set():
             step = self._dispatch(tenant_id, "knowledge.jobs.progress", held)
-            if step.error is not None:
-                stale += step.error_code == plane_jobs.STALE
-                if step.error_code != plane_jobs.STALE or stale > STALE_STEPS:
-                    return step.error
-            elif step.unwrap().done:
-                return self._dispatch(tenant_id, "knowledge.jobs.complete", held).error
+            if step.error is None:
+                if step.unwrap().done:
+                    return self._dispatch(tenant_id, "knowledge.jobs.complete", held).error
+                misses = 0
+            elif step.error_code in plane_jobs.PASSING and misses < MISSES_IN_A_ROW:
+                misses += 1
+                self._stopped.wait(MISS_SECONDS * misses)
+            else:
+                return step.error
         return None
 
     def _fail(
@@ -98,7 +105,7 @@ class PlaneWorker:
     ) -> OperationResult:
         context = RequestContext(
             tenant_id=tenant_id,
-            actor=Actor("SYSTEM", self._name),
+            actor=ACTOR,
             request_id=self._spine.services.ids.new("req"),
             door="worker",
         )
@@ -112,7 +119,9 @@ class PlaneWorkers:
         self._wake: threading.Event = spine.services.caches.get(WAKE) or threading.Event()
         self._stopping = threading.Event()
         count = spine.services.settings.plane_workers
-        self._workers = [PlaneWorker(spine, name=f"plane-worker-{number}") for number in range(1, count + 1)]
+        self._workers = [
+            PlaneWorker(spine, name=f"plane-worker-{os.getpid()}-{number}") for number in range(1, count + 1)
+        ]
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:

@@ -181,7 +181,7 @@ def test_random_histories_agree_with_the_model(second_connection: sa.Connection,
     run_state_machine_as_test(
         type("Histories", (PlaneHistory,), members),
         settings=settings(
-            max_examples=12,
+            max_examples=8,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),

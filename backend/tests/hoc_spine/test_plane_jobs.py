@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import sqlalchemy as sa
 
 from app.hoc_spine.operation_registry import Operation, OperationResult
 from app.hoc_spine.spine import Spine
-from app.hoc_spine.worker import PlaneWorker
+from app.hoc_spine.worker import PlaneWorker, PlaneWorkers
 from app.kernel.context import Actor, RequestContext
 from app.kernel.errors import HocError
 from app.kernel.hashing import digest_of
@@ -365,7 +367,8 @@ def test_a_retryable_failure_waits_and_tries_again(served: Tenant, clock: Steera
     waited = (job.next_attempt_at - clock.now()).total_seconds()
     assert (job.status, 24 <= waited <= 36) == ("QUEUED", True)
     told = events(served, plane_id)[-1]
-    assert (told.event_type, told.error_code) == ("LIFECYCLE_JOB_FAILED", "BUSY")
+    assert (told.event_type, told.error_code) == ("LIFECYCLE_JOB_FAILED", "INGESTION_FAILED")
+    assert told.details["cause"] == "BUSY"
     assert told.details["will_retry"] is True
     assert state_of(served, plane_id) == "INGESTING"
     assert claim(served, job_id) is None
@@ -404,7 +407,9 @@ def test_a_worker_that_dies_at_every_try_fails_the_plane_in_the_end(
         clock.advance(seconds=61)
     assert work_jobs(served.spine, served) == 1
     job = served.call("knowledge.jobs.get", {"job_id": job_id})
-    assert (job.status, job.error_code) == ("FAILED", "LEASE_LOST")
+    assert (job.status, job.error_code) == ("FAILED", "INGESTION_FAILED")
+    told = [event for event in events(served, plane_id) if event.event_type == "LIFECYCLE_JOB_FAILED"]
+    assert [event.details["cause"] for event in told] == ["LEASE_LOST"]
     assert state_of(served, plane_id) == "FAILED"
 
 
@@ -448,6 +453,51 @@ def test_one_worker_drains_the_jobs_of_every_tenant(
     assert PlaneWorker(spine).drain() == 2
     assert [state_of(tenant, plane_id) for tenant, plane_id in planes] == ["VERIFIED", "VERIFIED"]
     assert PlaneWorker(spine).drain() == 0
+
+
+def test_one_of_many_workers_claims_a_job(served: Tenant) -> None:
+    _plane_id, job_id = start_ingest(served)
+    with ThreadPoolExecutor(4) as pool:
+        claims = list(pool.map(lambda _: claim(served, job_id), range(8)))
+    assert len([held for held in claims if held is not None]) == 1
+
+
+def test_a_worker_thread_does_the_jobs_of_the_process_it_runs_in(
+    make_spine: Callable[..., Spine], new_database: Callable[..., str]
+) -> None:
+    spine = make_spine(database_url=new_database(), plane_workers=2)
+    tenant = make_tenant(spine)
+    plane_id = register_plane(tenant)
+    workers = PlaneWorkers(spine)
+    workers.start()
+    try:
+        move(tenant, plane_id, "verify_knowledge_plane")
+        patience = threading.Event()
+        for _ in range(500):
+            if state_of(tenant, plane_id) == "VERIFIED":
+                break
+            patience.wait(0.02)
+    finally:
+        workers.stop()
+    assert state_of(tenant, plane_id) == "VERIFIED"
+
+
+def test_a_plane_over_files_reaches_active_with_its_class_known(served: Tenant, root: Path) -> None:
+    write_files(root, {"staff.txt": "Invoice, payment and revenue: jane@example.com, 123-45-6789."})
+    plane_id = over_files(served)
+    index_plane(served.spine, served, plane_id)
+    move(served, plane_id, "classify_knowledge_plane")
+    plane = served.call("knowledge.planes.get", {"plane_id": plane_id})
+    assert (plane.sensitivity_level, plane.pii_count) == ("restricted", 2)
+    assert plane.classification["counts"] == {"email": 1, "ssn": 1}
+    assert plane.classification["content_categories"] == ["financial"]
+    move(served, plane_id, "request_activation")
+    rule = {"rule_id": "allow-all", "kind": "ACCESS", "name": "allow all", "effect": "ALLOW"}
+    created = served.call("policies.rules.create", rule)
+    served.call("policies.rules.activate", {"rule_id": created.rule_id})
+    served.call("knowledge.planes.bind_policy", {"plane_id": plane_id, "policy_id": "allow-all"})
+    move(served, plane_id, "activate_knowledge_plane")
+    assert state_of(served, plane_id) == "ACTIVE"
 
 
 def test_the_commit_that_queues_a_job_wakes_the_workers(spine: Spine, tenant: Tenant) -> None:

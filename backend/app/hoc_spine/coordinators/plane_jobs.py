@@ -32,7 +32,20 @@ from app.kernel.errors import HocError
 State = KnowledgePlaneLifecycleState
 STALE = plane_ingest.STALE
 # Why another try may succeed: somebody held a lock, the disk was full, or the program failed unexpectedly.
-_PASSING = frozenset({"BUSY", "STORAGE_FAILED", STALE})
+PASSING = frozenset({"BUSY", STALE})
+# The codes that a job may end with; whatever else stopped it is the cause of the first one.
+_STAGE_CODES: Mapping[JobType, tuple[str, ...]] = {
+    JobType.VERIFY_CONNECTIVITY: ("VERIFICATION_FAILED",),
+    JobType.INGEST_DATA: (
+        "INGESTION_FAILED",
+        "INDEXING_FAILED",
+        "NOTHING_TO_INGEST",
+        "INGEST_LIMIT_EXCEEDED",
+    ),
+    JobType.REFRESH_DATA: ("INGESTION_FAILED",),
+    JobType.ARCHIVE_DATA: ("ARCHIVE_FAILED",),
+    JobType.DELETE_ARCHIVE: ("ARCHIVE_FAILED",),
+}
 _random = secrets.SystemRandom()
 
 
@@ -124,6 +137,7 @@ def complete(ctx: OperationContext, lease: Lease) -> Row:
 def fail(ctx: OperationContext, lease: Lease, *, error_code: str, message: str, retryable: bool) -> Row:
     """Record a failed try and what follows: another try later, or the job's end and the plane's edge."""
     job, plane = _require_own(ctx, lease)
+    cause, error_code = error_code, _stage_code(job, error_code)
     decision = jobs.decide_failure(
         attempt=job["attempt"],
         max_attempts=job["max_attempts"],
@@ -142,6 +156,7 @@ def fail(ctx: OperationContext, lease: Lease, *, error_code: str, message: str, 
         job_id=job["job_id"],
         details={
             "job_type": job["job_type"],
+            "cause": cause,
             "attempt": job["attempt"],
             "retryable": retryable,
             "will_retry": decision.will_retry,
@@ -179,8 +194,17 @@ def failure_of(error: HocError) -> tuple[str, str, bool]:
     """Return code, message and retryable of what stopped a step."""
     if "retryable" in error.extra:
         return error.code, error.detail, bool(error.extra["retryable"])
-    passing = error.code in _PASSING or error.code.startswith("HANDLER_EXCEPTION")
-    return error.code, error.detail, passing
+    if error.code.startswith("HANDLER_EXCEPTION"):
+        return "HANDLER_EXCEPTION", "The server failed unexpectedly.", True
+    return error.code, error.detail, error.code in PASSING or error.code == "STORAGE_FAILED"
+
+
+def _stage_code(job: Row, code: str) -> str:
+    codes = _STAGE_CODES[JobType(job["job_type"])]
+    if code in codes:
+        return code
+    indexing = jobs.read_progress(job).get("phase") == plane_ingest.PIN and "INDEXING_FAILED" in codes
+    return "INDEXING_FAILED" if indexing else codes[0]
 
 
 def _require_own(ctx: OperationContext, lease: Lease) -> tuple[Row, PlaneRow]:

@@ -206,7 +206,8 @@ def put_evidence(connection: sa.Connection, tenant: Tenant, plane_id: str, run_i
         sa.text(
             "INSERT INTO retrieval_evidence (tenant_id, evidence_id, run_id, attempt, plane_id, action,"
             " actor_id, outcome, reason_code, revoked_in_flight, connector_id, plane_state_value,"
-            " policy_snapshot_id, matched_rules, query_hash, documents, doc_count, token_count, bytes_returned, truncated,"
+            " policy_snapshot_id, matched_rules, query_hash, documents, doc_count, token_count,"
+            " bytes_returned, truncated,"
             " requested_at, completed_at, duration_ms, created_at, fact_id)"
             " SELECT tenant_id, 'ev_1', :run, 1, plane_id, 'search', 'user-1', 'ALLOWED', 'OK', :no,"
             " connector_id, 200, 'snap', '[]', :hash, '[]', 0, 0, 0, :no, created_at, created_at, 0,"

@@ -13,12 +13,15 @@ from app.db.dialect import insert
 from app.domains.activity.tables import runs
 
 _ALL = tuple(runs.c)
+# Built once: every access and every read of a run begins with it.
+_ONE = sa.select(*_ALL).where(
+    runs.c.tenant_id == sa.bindparam("tenant"), runs.c.run_id == sa.bindparam("run")
+)
 
 
 def get_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Mapping[str, Any] | None:
     """Return the whole row of a run, without a lock."""
-    statement = sa.select(*_ALL).where(runs.c.tenant_id == tenant_id, runs.c.run_id == run_id)
-    return connection.execute(statement).mappings().one_or_none()
+    return connection.execute(_ONE, {"tenant": tenant_id, "run": run_id}).mappings().one_or_none()
 
 
 def lock_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Mapping[str, Any] | None:

@@ -123,27 +123,32 @@ def list_plane_views(
     return list(connection.execute(statement).mappings())
 
 
+# Built once: every access reads it twice.
+_ACCESS_FACTS = sa.select(
+    _registry.c.plane_id,
+    _registry.c.plane_type,
+    _registry.c.plane_name,
+    _registry.c.lifecycle_state_value,
+    _registry.c.suspended_at,
+    _registry.c.version,
+    _registry.c.connector_type,
+    _registry.c.connector_id,
+    _registry.c.config,
+    _registry.c.config_digest,
+    _registry.c.sensitivity_level,
+    _registry.c.pii_detected,
+    _registry.c.document_count,
+    _registry.c.passage_count,
+    _registry.c.token_total,
+    _registry.c.generation,
+).where(_registry.c.tenant_id == sa.bindparam("tenant"), _registry.c.plane_id == sa.bindparam("plane"))
+
+
 def get_access_facts(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> Row | None:
     """Return what mediated retrieval must know of a plane, in one row."""
-    statement = sa.select(
-        _registry.c.plane_id,
-        _registry.c.plane_type,
-        _registry.c.plane_name,
-        _registry.c.lifecycle_state_value,
-        _registry.c.suspended_at,
-        _registry.c.version,
-        _registry.c.connector_type,
-        _registry.c.connector_id,
-        _registry.c.config,
-        _registry.c.config_digest,
-        _registry.c.sensitivity_level,
-        _registry.c.pii_detected,
-        _registry.c.document_count,
-        _registry.c.passage_count,
-        _registry.c.token_total,
-        _registry.c.generation,
-    ).where(_registry.c.tenant_id == tenant_id, _registry.c.plane_id == plane_id)
-    return connection.execute(statement).mappings().one_or_none()
+    return (
+        connection.execute(_ACCESS_FACTS, {"tenant": tenant_id, "plane": plane_id}).mappings().one_or_none()
+    )
 
 
 def _whole_row(tenant_id: str, plane_id: str) -> sa.Select[Any]:

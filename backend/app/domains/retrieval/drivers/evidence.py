@@ -15,11 +15,12 @@ from app.domains.retrieval.tables import retrieval_evidence, retrieval_evidence_
 _COLUMNS = tuple(
     column for column in retrieval_evidence.columns if column.name not in ("tenant_id", "fact_id", "span_id")
 )
+_INSERT = retrieval_evidence.insert()
 
 
 def insert_evidence(connection: DriverConnection, row: Mapping[str, Any], *, tenant_id: str) -> None:
     """Insert one evidence row."""
-    connection.execute(retrieval_evidence.insert().values(**{**row, "tenant_id": tenant_id}))
+    connection.execute(_INSERT, {**row, "tenant_id": tenant_id})
 
 
 def insert_documents(

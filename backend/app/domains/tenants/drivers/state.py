@@ -10,31 +10,35 @@ from app.db.connection import DriverConnection, Row
 from app.domains.tenants.tables import api_keys, system_state, tenant_secrets, tenant_state, tenants
 
 
+# Built once: every write reads it first.
+_STANDING = (
+    sa.select(
+        tenants.c.status.label("tenant_status"),
+        tenants.c.plan,
+        tenants.c.allow_self_approval,
+        tenant_state.c.frozen.label("tenant_frozen"),
+        tenant_state.c.policy_version,
+        tenant_state.c.live_epoch,
+        system_state.c.kill_engaged,
+        system_state.c.degraded,
+        api_keys.c.status.label("key_status"),
+        api_keys.c.expires_at.label("key_expires_at"),
+    )
+    .select_from(
+        tenants.join(tenant_state, tenant_state.c.tenant_id == tenants.c.tenant_id)
+        .join(system_state, sa.true())
+        .outerjoin(
+            api_keys,
+            sa.and_(api_keys.c.tenant_id == tenants.c.tenant_id, api_keys.c.key_id == sa.bindparam("key")),
+        )
+    )
+    .where(tenants.c.tenant_id == sa.bindparam("tenant"))
+)
+
+
 def get_standing(connection: DriverConnection, *, tenant_id: str, key_id: str | None = None) -> Row | None:
     """Return tenant status, switches and key status in one row; None for an unknown tenant."""
-    statement = (
-        sa.select(
-            tenants.c.status.label("tenant_status"),
-            tenants.c.plan,
-            tenants.c.allow_self_approval,
-            tenant_state.c.frozen.label("tenant_frozen"),
-            tenant_state.c.policy_version,
-            tenant_state.c.live_epoch,
-            system_state.c.kill_engaged,
-            system_state.c.degraded,
-            api_keys.c.status.label("key_status"),
-            api_keys.c.expires_at.label("key_expires_at"),
-        )
-        .select_from(
-            tenants.join(tenant_state, tenant_state.c.tenant_id == tenants.c.tenant_id)
-            .join(system_state, sa.true())
-            .outerjoin(
-                api_keys, sa.and_(api_keys.c.tenant_id == tenants.c.tenant_id, api_keys.c.key_id == key_id)
-            )
-        )
-        .where(tenants.c.tenant_id == tenant_id)
-    )
-    return connection.execute(statement).mappings().one_or_none()
+    return connection.execute(_STANDING, {"tenant": tenant_id, "key": key_id}).mappings().one_or_none()
 
 
 def insert_state(
