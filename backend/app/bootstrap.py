@@ -39,6 +39,7 @@ from app.hoc_spine.handlers import (
     tenants,
     traces,
 )
+from app.hoc_spine.maintenance import MaintenanceLoop
 from app.hoc_spine.operation_registry import OperationRegistry
 from app.hoc_spine.ports import Services, SpinePorts
 from app.hoc_spine.spine import Spine
@@ -121,7 +122,7 @@ def build_spine(
         audit_store=audit_store,
         pipeline=pipeline,
     )
-    spine.background.append(PlaneWorkers(spine))
+    spine.background.extend((PlaneWorkers(spine), MaintenanceLoop(spine)))
     return spine
 
 

@@ -18,8 +18,8 @@ from rich.table import Table
 from app.bootstrap import build_spine
 from app.db.migrations import SchemaError, check_schema, head_revision, upgrade
 from app.demo import DemoError, play
+from app.hoc_spine.maintenance import drain
 from app.hoc_spine.spine import Spine
-from app.hoc_spine.worker import PlaneWorker
 from app.kernel.context import Actor, RequestContext
 from app.kernel.errors import HocError
 from app.kernel.ids import Uuid7Ids
@@ -295,8 +295,8 @@ def _fail(message: str) -> NoReturn:
 def run_maintenance() -> None:
     """Work off what is due now: plane jobs, runs past their deadline."""
     with _Session() as session:
-        taken = PlaneWorker(session.spine, name="hoc-maintenance").drain()
-    typer.echo(f"plane jobs worked off: {taken}")
+        jobs, report = drain(session.spine)
+    typer.echo(f"plane jobs: {jobs}, runs expired: {report.runs_expired}")
 
 
 def main() -> None:

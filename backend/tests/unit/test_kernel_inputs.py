@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from app.kernel.ids import ID_PATTERN
-from app.kernel.inputs import AwareTime, Identifier, Input, ListInput, LongText, Name, Output, OutputTime, Reason, Text
+from app.kernel.inputs import (
+    AwareTime,
+    Identifier,
+    Input,
+    ListInput,
+    LongText,
+    Name,
+    Output,
+    OutputTime,
+    Reason,
+    Text,
+)
 
 
 class Sample(Input):
@@ -68,7 +79,17 @@ def test_texts_have_an_end(kind: Any, most: int) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["2026-01-01T00:00:00", "2026-01-01", "yesterday", "", 1767225600, 1.5, None, True, "0001-01-01T00:00:00+14:00"],
+    [
+        "2026-01-01T00:00:00",
+        "2026-01-01",
+        "yesterday",
+        "",
+        1767225600,
+        1.5,
+        None,
+        True,
+        "0001-01-01T00:00:00+14:00",
+    ],
 )
 def test_a_time_without_an_offset_or_off_the_time_line_is_refused(value: Any) -> None:
     assert not admits(AwareTime, value)
@@ -100,4 +121,7 @@ def test_a_list_has_a_limit(limit: int) -> None:
 
 
 def test_times_leave_in_the_fixed_form() -> None:
-    assert Moment(at=datetime(2026, 1, 1, tzinfo=UTC)).model_dump_json() == '{"at":"2026-01-01T00:00:00.000000Z"}'
+    assert (
+        Moment(at=datetime(2026, 1, 1, tzinfo=UTC)).model_dump_json()
+        == '{"at":"2026-01-01T00:00:00.000000Z"}'
+    )

@@ -246,7 +246,7 @@ class CompleteRun(Input):
     termination_reason: Short | None = None
     error_code: ErrorCode | None = None
     error_message: LongText | None = None
-    expected_steps: int | None = Field(None, ge=0)
+    expected_steps: int | None = Field(None, ge=0, le=2_147_483_647)
     outcome_data: Annotated[Any, _bounded(MAX_PLAN_BYTES)] = None
 
 

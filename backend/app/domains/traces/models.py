@@ -174,7 +174,7 @@ class AppendSteps(Input):
     """Append a batch of steps to the trace of a run's attempt (default: the current one)."""
 
     run_id: Identifier
-    attempt: int | None = Field(None, ge=1)
+    attempt: int | None = Field(None, ge=1, le=2_147_483_647)
     steps: list[StepInput] = Field(min_length=1, max_length=MAX_BATCH)
 
 
@@ -182,7 +182,7 @@ class ListSteps(ListInput):
     """List the steps of an attempt in order (default: the latest attempt)."""
 
     run_id: Identifier
-    attempt: int | None = Field(None, ge=1)
+    attempt: int | None = Field(None, ge=1, le=2_147_483_647)
     status: StepStatus | None = None
 
 
@@ -190,7 +190,7 @@ class TraceRef(Input):
     """Name the trace of one attempt."""
 
     run_id: Identifier
-    attempt: int = Field(ge=1)
+    attempt: int = Field(ge=1, le=2_147_483_647)
 
 
 class AppendedSteps(Output):

@@ -70,6 +70,7 @@ _FTS_CANDIDATES = (
     .order_by(passages.c.artifact_id, passages.c.passage_no)
     .limit(sa.bindparam("most", type_=sa.Integer))
 )
+_ROWS_AT_ONCE = 2000
 _ARRAYS: Mapping[str, Any] = {
     name: passages.c[name].type
     for name in ("artifact_id", "passage_no", "start_char", "end_char", "text", "term_total", "terms")
@@ -126,8 +127,13 @@ def insert_passages(
     if connection.dialect_name == "sqlite":
         connection.execute(sa.insert(passages), [{**of_all, **row} for row in rows])
         return
-    # A batch holds hundreds of passages: one statement over arrays costs half of a statement for each.
-    connection.execute(_INSERT_ARRAYS, {**of_all, **{name: [row[name] for row in rows] for name in _ARRAYS}})
+    # A batch holds hundreds of passages: one statement over arrays costs half of a statement for each. A long
+    # document has thousands, and no statement shall take long.
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = rows[start : start + _ROWS_AT_ONCE]
+        connection.execute(
+            _INSERT_ARRAYS, {**of_all, **{name: [row[name] for row in part] for name in _ARRAYS}}
+        )
 
 
 def list_candidates(

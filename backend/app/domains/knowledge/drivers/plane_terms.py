@@ -11,6 +11,7 @@ from app.db.connection import DriverConnection
 from app.db.dialect import insert
 from app.domains.knowledge.tables import plane_terms as terms_table
 
+_TERMS_AT_ONCE = 20_000
 _FREQUENCIES = sa.select(terms_table.c.term, terms_table.c.passage_frequency).where(
     terms_table.c.tenant_id == sa.bindparam("tenant_id"),
     terms_table.c.plane_id == sa.bindparam("plane_id"),
@@ -45,19 +46,25 @@ def set_staged_changes(
         connection.execute(upsert, [{**keys, "term": term, "staged_change": changes[term]} for term in terms])
         return
     # A batch holds thousands of terms: two arrays in one statement cost a tenth of a statement for each.
-    given = (
-        sa.func.unnest(
-            sa.cast(terms, postgresql.ARRAY(sa.Text)),
-            sa.cast([changes[term] for term in terms], postgresql.ARRAY(sa.Integer)),
+    for start in range(0, len(terms), _TERMS_AT_ONCE):
+        part = terms[start : start + _TERMS_AT_ONCE]
+        given = (
+            sa.func.unnest(
+                sa.cast(part, postgresql.ARRAY(sa.Text)),
+                sa.cast([changes[term] for term in part], postgresql.ARRAY(sa.Integer)),
+            )
+            .table_valued("term", "change")
+            .render_derived()
         )
-        .table_valued("term", "change")
-        .render_derived()
-    )
-    rows = sa.select(
-        sa.cast(tenant_id, sa.Text), sa.cast(plane_id, sa.Text), given.c.term, sa.literal(0), given.c.change
-    )
-    columns = ["tenant_id", "plane_id", "term", "passage_frequency", "staged_change"]
-    connection.execute(upsert.from_select(columns, rows))
+        rows = sa.select(
+            sa.cast(tenant_id, sa.Text),
+            sa.cast(plane_id, sa.Text),
+            given.c.term,
+            sa.literal(0),
+            given.c.change,
+        )
+        columns = ["tenant_id", "plane_id", "term", "passage_frequency", "staged_change"]
+        connection.execute(upsert.from_select(columns, rows))
 
 
 def set_settled(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> None:
