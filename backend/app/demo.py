@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -10,13 +11,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import orjson
 import typer
 
-DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = Path(__file__).resolve().parents[2] / "docs"
 AGENT = "docs-assistant"
 PURPOSE = "answer_question"
 STARTUP_SECONDS = 30
@@ -30,7 +32,12 @@ class DemoError(RuntimeError):
 def play(database_url: str) -> None:
     """Play the whole story against a server of its own; raise DemoError when anything is not as it should be."""
     token = secrets.token_urlsafe(32)
-    with _server(database_url, token) as base_url, httpx.Client(base_url=base_url, timeout=30) as http:
+    with (
+        _documents() as folder,
+        _server(database_url, token, folder) as base_url,
+        # A proxy of the environment has no business on the loopback.
+        httpx.Client(base_url=base_url, timeout=30, trust_env=False) as http,
+    ):
         key = _tenant(http, token)
         http.headers["Authorization"] = f"Bearer {key}"
         rule_id = _policy(http)
@@ -44,14 +51,26 @@ def play(database_url: str) -> None:
 
 
 @contextmanager
-def _server(database_url: str, token: str) -> Iterator[str]:
+def _documents() -> Iterator[Path]:
+    """Give a folder with the project's own pages, without the documents that only machines read."""
+    if not PAGES.is_dir():
+        raise DemoError("the demonstration reads the project's docs folder, which is not beside this program")
+    with TemporaryDirectory(prefix="hoc-demo-") as directory:
+        folder = Path(directory) / "pages"
+        shutil.copytree(PAGES, folder, ignore=shutil.ignore_patterns("*.json"))
+        yield folder.resolve()
+
+
+@contextmanager
+def _server(database_url: str, token: str, documents: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {
         "HOC_DATABASE_URL": database_url,
         "HOC_OPERATOR_TOKEN": token,
-        "HOC_INGEST_ROOTS": orjson.dumps({"docs": str(DOCUMENTS)}).decode(),
+        "HOC_INGEST_ROOTS": orjson.dumps({"docs": str(documents)}).decode(),
+        "HOC_PLANE_WORKERS": "1",
         "HOC_LOG_LEVEL": "WARNING",
     }
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
@@ -76,7 +95,7 @@ def _await_ready(server: "subprocess.Popen[bytes]", base_url: str) -> None:
         if server.poll() is not None:
             raise DemoError(f"the server ended with {server.returncode} before it was ready")
         try:
-            if httpx.get(f"{base_url}/healthz", timeout=2).status_code == 200:
+            if httpx.get(f"{base_url}/healthz", timeout=2, trust_env=False).status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.1)
@@ -240,7 +259,10 @@ def _report(http: httpx.Client, run_id: str) -> None:
         shown = f"{source['total']} items" if source["status"] == "ok" else source["error_code"]
         _say("evidence", f"{name}: {shown}")
     for access in evidence["retrievals"]:
-        _say("", f"{access['evidence_id']} {access['outcome']} {access['reason_code']} {access['doc_count']} documents")
+        _say(
+            "",
+            f"{access['evidence_id']} {access['outcome']} {access['reason_code']} {access['doc_count']} documents",
+        )
     log = _expect(http.get(f"/api/v1/logs/runs/{run_id}/governance"), 200)
     _say("governance log", f"{log['total_events']} events")
     for event in log["events"]:

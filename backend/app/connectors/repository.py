@@ -19,7 +19,7 @@ from app.connectors.values import (
 )
 from app.kernel.errors import HocError
 from app.kernel.inputs import Identifier, Input, Text
-from app.kernel.pages import decode_cursor, encode_cursor
+from app.kernel.pages import encode_cursor, read_cursor
 
 _ACTIONS = frozenset({"search", "query", "retrieve", "list"})
 
@@ -166,12 +166,10 @@ class RepositoryConnector:
 
     def _list(self, access: _Access, payload: ListPayload, caps: Caps) -> ConnectorResult:
         binding = f"{access.tenant_id} {access.plane['plane_id']} list"
-        after = None
-        if payload.cursor is not None:
-            try:
-                (after,) = decode_cursor(payload.cursor, binding)
-            except (HocError, ValueError) as error:
-                raise ConnectorRefusedError("INVALID_PAYLOAD", "cursor is of another list") from error
+        try:
+            (after,) = read_cursor(payload.cursor, binding, str) or (None,)
+        except HocError as error:
+            raise ConnectorRefusedError("INVALID_PAYLOAD", "cursor is of another list") from error
         limit = min(payload.limit, caps.max_documents)
         rows = self._reads.list_documents(access.connection, **access.keys(), after=after, limit=limit + 1)
         page = rows[:limit]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
@@ -41,8 +42,9 @@ class Background(Protocol):
 
 @dataclass(slots=True)
 class _Attempt:
-    """What is known about a dispatch while it runs."""
+    """What is known about a dispatch while it runs; `now` is one for all its parts."""
 
+    now: datetime
     verdict: Verdict = field(default_factory=Verdict)
     began: bool = False
     data: Any = None
@@ -94,7 +96,7 @@ class Spine:
     ) -> OperationResult:
         """Run one operation as one unit of work; always a result, never a leaked exception."""
         started = time.perf_counter()
-        attempt = _Attempt()
+        attempt = _Attempt(self.services.clock.now())
         operation: Operation | None = None
         try:
             operation = self.registry.get(name)
@@ -140,7 +142,7 @@ class Spine:
         else:
             prepared = None
             if operation.prepare is not None:
-                prepared = operation.prepare(self._prepare_context(context), model)
+                prepared = operation.prepare(self._prepare_context(context, attempt.now), model)
             attempt.began = True
             outcome = self._settled(operation, context, model, prepared, role, attempt)
             attempt.committed = True
@@ -159,7 +161,7 @@ class Spine:
     ) -> Any:
         attempt.began = True
         with self.transactions.read(context.tenant_id, snapshot=operation.snapshot, role=role) as connection:
-            ctx = self._context(operation, context, connection)
+            ctx = self._context(operation, context, connection, attempt.now)
             outcome = operation.handler(ctx, model)
         if ctx.facts.queued or ctx.entries or ctx.events:
             raise RuntimeError(f"{operation.name} is a read, and what it recorded would be lost")
@@ -188,7 +190,7 @@ class Spine:
             if first.kind is not ErrorKind.UNAVAILABLE:
                 raise
             try:
-                if settlement.is_recorded(self._prepare_context(context), prepared):
+                if settlement.is_recorded(self._prepare_context(context, attempt.now), prepared):
                     return attempt.data
                 return self._unit(operation, context, model, prepared, role, attempt)
             except HocError as second:
@@ -204,7 +206,7 @@ class Spine:
         attempt: _Attempt,
     ) -> Any:
         with self.transactions.write(context.tenant_id, role=role) as connection:
-            ctx = self._context(operation, context, connection)
+            ctx = self._context(operation, context, connection, attempt.now)
             ctx.prepared = prepared
             outcome = attempt.data = self._write(operation, ctx, model, attempt)
         for callback in ctx.callbacks:
@@ -248,7 +250,7 @@ class Spine:
         return outcome
 
     def _context(
-        self, operation: Operation, context: RequestContext, connection: SpineConnection
+        self, operation: Operation, context: RequestContext, connection: SpineConnection, now: datetime
     ) -> OperationContext:
         def load() -> Standing:
             standing = self._ports.load_standing(
@@ -261,7 +263,7 @@ class Spine:
         return OperationContext(
             connection=connection,
             request=context,
-            now=self.services.clock.now(),
+            now=now,
             services=self.services,
             transactions=self.transactions,
             operation=operation.name,
@@ -270,8 +272,8 @@ class Spine:
             standing_loader=load,
         )
 
-    def _prepare_context(self, context: RequestContext) -> PrepareContext:
-        return PrepareContext(context, self.services.clock.now(), self.services, self.transactions)
+    def _prepare_context(self, context: RequestContext, now: datetime) -> PrepareContext:
+        return PrepareContext(context, now, self.services, self.transactions)
 
     def _nested(self, ctx: OperationContext, name: str, payload: Any) -> Any:
         operation = self.registry.get(name)
@@ -279,7 +281,7 @@ class Spine:
         inner = replace(ctx, operation=operation.name, prepared=None)
         with ctx.savepoint():
             if operation.prepare is not None:
-                inner.prepared = operation.prepare(self._prepare_context(ctx.request), model)
+                inner.prepared = operation.prepare(self._prepare_context(ctx.request, ctx.now), model)
             outcome = operation.handler(inner, model)
             if isinstance(outcome, Refusal):
                 raise outcome.error

@@ -139,6 +139,11 @@ class Transactions:
             if refusal is None:
                 raise
             raise refusal from error
+        except OverflowError as error:
+            # The sqlite3 module itself refuses to bind an integer of more than 64 bits.
+            if "SQLite" not in str(error):
+                raise
+            raise beyond_storage() from error
 
     @contextmanager
     def _started(self, begin: str, mode: Mode) -> Iterator[sa.Connection]:
@@ -225,11 +230,18 @@ def _refusal_of_postgresql(cause: psycopg.Error, *, writing: bool) -> HocError |
     if state is None:
         # No server has answered: it is away, or too slow to connect to.
         return busy() if isinstance(cause, psycopg.OperationalError) else None
+    if isinstance(cause, pg.NumericValueOutOfRange):
+        return beyond_storage()
     if state in _STORAGE_STATES or (isinstance(cause, pg.ReadOnlySqlTransaction) and writing):
         return storage_failed()
     if state[:2] in _BUSY_CLASSES or isinstance(cause, pg.LockNotAvailable):
         return busy()
     return None
+
+
+def beyond_storage() -> HocError:
+    """A number of the input is wider than its column: nothing with it can be stored or found."""
+    return HocError(ErrorKind.INVALID, "INVALID_INPUT", "A number is beyond what can be stored.")
 
 
 def storage_failed() -> HocError:

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from json.encoder import encode_basestring
+from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
 from typing import Any, Never
 
 import orjson
@@ -21,9 +21,18 @@ import orjson
 # The C encoder writes 1e16 as `1e+16`; texts that may hold such a number take the slow path.
 _EXPONENT = re.compile(r"[0-9]e[+-][0-9]")
 _SUSPECT_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
-_ENCODE = json.JSONEncoder(
-    sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False
-).encode
+
+
+def _refuse(value: object) -> Never:
+    raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+# The encoder behind json.dumps, made once: json.JSONEncoder.encode makes one for every call.
+_CHUNKS = c_make_encoder(None, _refuse, encode_basestring, None, ":", ",", True, False, False)
+
+
+def _encode(value: Any) -> str:
+    return "".join(_CHUNKS(value, 0))
 
 
 class CanonicalJsonError(ValueError):
@@ -44,7 +53,7 @@ def dumps(value: Any) -> str:
     """Return the canonical text of a JSON value; raise CanonicalJsonError for what has none."""
     try:
         _require_text_keys(value)
-        text = _ENCODE(value)
+        text = _encode(value)
         if _EXPONENT.search(text):
             text = _slow(value)
     except (ValueError, TypeError, RecursionError) as error:
@@ -157,4 +166,4 @@ def _slow(value: Any) -> str:
         return "{" + ",".join(f"{encode_basestring(k)}:{_slow(v)}" for k, v in sorted(value.items())) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(_slow(item) for item in value) + "]"
-    return _ENCODE(value)
+    return _encode(value)

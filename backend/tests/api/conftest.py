@@ -8,31 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.api.asgi_client import AsgiClient
-from tests.api.probes import GATE, OPERATIONS, probe_routes
+from tests.api.probes import GATE, probe_routes, with_probes
 
 if TYPE_CHECKING:
     from app.api.worker_pool import DispatchPool
     from app.hoc_spine.spine import Spine
+    from tests.api.product_server import ProductServer
+    from tests.factories.databases import Databases, Dialect
     from tests.factories.tenants import Tenant
-
-
-def with_probes(spine: Spine) -> Spine:
-    """Return a spine on the same database and services whose registry knows the probes too."""
-    from app.hoc_spine.operation_registry import OperationRegistry
-    from app.hoc_spine.spine import Spine
-
-    registry = OperationRegistry()
-    for operation in (*spine.registry, *OPERATIONS):
-        registry.register(operation)
-    registry.freeze()
-    return Spine(
-        registry=registry,
-        transactions=spine.transactions,
-        ports=spine._ports,
-        services=spine.services,
-        audit_store=spine.audit_store,
-        pipeline=spine.pipeline,
-    )
 
 
 @pytest.fixture
@@ -65,3 +48,12 @@ def http(make_app: Callable[..., Any], tenant: Tenant) -> AsgiClient:
 def stranger(make_app: Callable[..., Any]) -> AsgiClient:
     """A client without a credential."""
     return AsgiClient(make_app())
+
+
+@pytest.fixture(scope="module")
+def product(databases: Databases, dialect: Dialect) -> Iterator[ProductServer]:
+    """The whole product on a database of the module's own: its switches and tenants are thrown about."""
+    from tests.api.product_server import serve_product
+
+    with serve_product(databases.new(dialect)) as server:
+        yield server

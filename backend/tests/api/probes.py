@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import Field
 
 from app.api.routing import OperationRoutes, Route
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationRegistry
+from app.hoc_spine.spine import Spine
 from app.kernel.canonical_json import RawJson, dumps
 from app.kernel.errors import ErrorKind, HocError
 from app.kernel.inputs import AwareTime, Identifier, Input, ListInput, Output, Text
@@ -265,3 +266,19 @@ def probe_routes() -> Sequence[Route]:
     routes.add("PUT", "/things/{thing_id}/content", "probe.content.put", raw_body=True, max_body_bytes=2048)
     routes.add("GET", "/operator", "probe.operator", operator=True)
     return tuple(routes)
+
+
+def with_probes(spine: Spine) -> Spine:
+    """Return a spine on the same database and services whose registry knows the probes too."""
+    registry = OperationRegistry()
+    for operation in (*spine.registry, *OPERATIONS):
+        registry.register(operation)
+    registry.freeze()
+    return Spine(
+        registry=registry,
+        transactions=spine.transactions,
+        ports=spine._ports,
+        services=spine.services,
+        audit_store=spine.audit_store,
+        pipeline=spine.pipeline,
+    )

@@ -1,4 +1,4 @@
-"""Docs tests: every error code of the product with its HTTP statuses, read from the source without running it."""
+"""Docs tests: every error code of the product with its HTTP statuses, read from the source."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _of_call(place: Place, call: ast.Call) -> Iterator[tuple[int, str]]:
 
 
 def _pairs(kind: ast.expr, code: ast.expr, place: Place, seen: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """Yield kind and code together: where a function takes them as parameters, those of each of its callers."""
+    """Yield kind and code together; where a function takes them as parameters, those of its callers."""
     parameters = _parameters(place.function)
     outer = {p for p in parameters if p in _free_names(kind) | _free_names(code)}
     if place.function is not None and outer:
@@ -132,8 +132,7 @@ def _pairs(kind: ast.expr, code: ast.expr, place: Place, seen: tuple[str, ...]) 
             given = _bound(place.function, call)
             yield from _pairs(_substituted(kind, given), _substituted(code, given), caller, (*seen, label))
         return
-    for status, text in itertools.product(_statuses(kind, place), _texts(code, place)):
-        yield status, text
+    yield from itertools.product(_statuses(kind, place), _texts(code, place))
 
 
 def _statuses(kind: ast.expr, place: Place) -> set[int]:
@@ -256,7 +255,7 @@ class _Substitution(ast.NodeTransformer):
     def __init__(self, given: dict[str, ast.expr]) -> None:
         self.given = given
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802 - the library's naming
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         """Replace a parameter by what a caller gives for it."""
         return self.given.get(node.id, node)
 

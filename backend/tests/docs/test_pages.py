@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -65,7 +65,16 @@ def test_every_page_can_be_reached_from_the_readme(page: str) -> None:
 def test_every_file_that_is_named_exists(page: str) -> None:
     named = [span for span in spans(read(page)) if re.fullmatch(r"[\w.]+(/[\w.*-]+)+/?", span)]
     for name in named:
-        if name.split("/")[0] not in ("backend", "app", "docs", "api", "hoc_spine", "kernel", "tests", "engines"):
+        if name.split("/")[0] not in (
+            "backend",
+            "app",
+            "docs",
+            "api",
+            "hoc_spine",
+            "kernel",
+            "tests",
+            "engines",
+        ):
             continue
         bases = (ROOT, ROOT / "backend", ROOT / "backend/app", ROOT / "backend/app/domains/policies")
         assert any(list(base.glob(name.rstrip("/"))) for base in bases), name
@@ -79,12 +88,12 @@ def test_every_command_of_hoc_exists(page: str) -> None:
 
 def check_call(words: list[str]) -> None:
     """Assert that a command line of `hoc` names commands and options that exist."""
-    command: click.Command = typer.main.get_command(cli)
+    command: Any = typer.main.get_command(cli)
     given = list(words)
-    while isinstance(command, click.Group) and given and not given[0].startswith("-"):
+    while (below := getattr(command, "commands", None)) and given and not given[0].startswith("-"):
         name = given.pop(0)
-        assert name in command.commands, f"hoc {' '.join(words)}"
-        command = command.commands[name]
+        assert name in below, f"hoc {' '.join(words)}"
+        command = below[name]
     known = {option for parameter in command.params for option in parameter.opts}
     unknown = [word for word in given if word.startswith("--") and word not in known | {"--help"}]
     assert unknown == [], f"hoc {' '.join(words)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from pydantic import BaseModel, ValidationError
 
 from app.kernel.errors import ErrorKind, HocError, safe_trace
@@ -38,10 +39,9 @@ def test_a_trace_names_lines_and_types_of_the_whole_chain() -> None:
 
 def test_a_trace_shows_no_input_and_no_row() -> None:
     given = {"token": "hunter" + "2"}
-    try:
+    with pytest.raises(ValidationError) as caught:
         Secret.model_validate(given)
-    except ValidationError as error:
-        assert "hunter2" not in safe_trace(error)
+    assert "hunter2" not in safe_trace(caught.value)
     row = RuntimeError('violates check constraint "c"\nDETAIL: Failing row contains (t-1, hunter2).')
     assert safe_trace(row) == 'RuntimeError: violates check constraint "c"'
 

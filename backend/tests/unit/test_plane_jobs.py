@@ -87,10 +87,10 @@ def test_text_is_kept_as_it_is() -> None:
     assert decode_text("\ufeffa\r\ne\u0301".encode()) == "\ufeffa\r\ne\u0301"
 
 
-def test_a_batch_is_a_hundred_documents_or_sixteen_mebibytes_but_at_least_one() -> None:
+def test_a_batch_is_a_hundred_documents_or_four_mebibytes_but_at_least_one() -> None:
     assert first_batch([1] * 150) == 100
-    assert first_batch([8 * 2**20, 8 * 2**20, 1]) == 2
-    assert first_batch([17 * 2**20, 1]) == 1
+    assert first_batch([2 * 2**20, 2 * 2**20, 1]) == 2
+    assert first_batch([5 * 2**20, 1]) == 1
     assert first_batch([]) == 0
 
 

@@ -437,22 +437,12 @@ HEAD_COLUMNS: tuple[sa.ColumnElement[Any], ...] = (
 )  # fmt: skip
 
 
-def head_with(revision: sa.ColumnElement[int] | int) -> sa.FromClause:
-    """Return artifacts with one revision each and the state of its bytes."""
-    return artifacts.join(
+def head_with(revision: sa.ColumnElement[int] | int, source: sa.FromClause = artifacts) -> sa.FromClause:
+    """Return artifacts, or a source that holds them, with one revision each and the state of its bytes."""
+    return source.join(
         artifact_revisions,
-        sa.and_(
-            artifact_revisions.c.tenant_id == artifacts.c.tenant_id,
-            artifact_revisions.c.artifact_id == artifacts.c.id,
-            artifact_revisions.c.revision == revision,
-        ),
-    ).outerjoin(
-        blobs,
-        sa.and_(
-            blobs.c.tenant_id == artifact_revisions.c.tenant_id,
-            blobs.c.digest == artifact_revisions.c.content_digest,
-        ),
-    )
+        sa.and_(_R.tenant_id == _A.tenant_id, _R.artifact_id == _A.id, _R.revision == revision),
+    ).outerjoin(blobs, sa.and_(blobs.c.tenant_id == _R.tenant_id, blobs.c.digest == _R.content_digest))
 
 
 govern(repository_changes, mode="CHAINED", types=("repository.changed",))

@@ -18,7 +18,7 @@ from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.canonical_json import loads
 from app.kernel.inputs import Identifier, Input, ListInput, LongText, Output
-from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.pages import Page, encode_cursor, read_cursor
 
 _EVENTS_ARE_THE_RECORD = "working state of a job; the plane's events, which are facts, record what it did"
 
@@ -100,7 +100,7 @@ def list_jobs(ctx: OperationContext, payload: ListJobs) -> Page[JobView]:
     """Return the tenant's jobs, newest first."""
     equal = payload.model_dump(mode="json", include={"plane_id", "status", "job_type"}, exclude_none=True)
     binding = f"{ctx.tenant_id} knowledge.jobs.list {sorted(equal.items())}"
-    after = decode_cursor(payload.cursor, binding)[0] if payload.cursor else None
+    (after,) = read_cursor(payload.cursor, binding, str) or (None,)
     rows = jobs.list_jobs(
         ctx.connection, tenant_id=ctx.tenant_id, equal=equal, after=after, limit=payload.limit + 1
     )

@@ -38,14 +38,12 @@ from app.hoc_spine.coordinators.plane_sources import hold_collections, require_c
 from app.hoc_spine.coordinators.plane_views import (
     change_view,
     get_view,
-    read_id_cursor,
-    read_number_cursor,
 )
 from app.hoc_spine.coordinators.plane_wake import wake_workers
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.canonical_json import dumps, loads
-from app.kernel.pages import Page, encode_cursor
+from app.kernel.pages import Page, encode_cursor, read_cursor
 
 State = KnowledgePlaneLifecycleState
 
@@ -90,7 +88,7 @@ def get_plane(ctx: OperationContext, request: PlaneById) -> PlaneView:
 def list_planes(ctx: OperationContext, request: ListPlanes) -> Page[PlaneView]:
     """Return planes by plane_id."""
     binding = _binding(ctx, request.model_dump(mode="json", exclude={"limit", "cursor"}))
-    after = None if request.cursor is None else read_id_cursor(request.cursor, binding)
+    (after,) = read_cursor(request.cursor, binding, str) or (None,)
     found = planes.list_views(
         ctx.connection,
         tenant_id=ctx.tenant_id,
@@ -192,7 +190,7 @@ def list_events(ctx: OperationContext, request: ListPlaneEvents) -> Page[PlaneEv
     """Return a plane's lifecycle events by seq; refuse PLANE_NOT_FOUND."""
     planes.require_plane(ctx.connection, tenant_id=ctx.tenant_id, plane_id=request.plane_id)
     binding = _binding(ctx, request.model_dump(mode="json", exclude={"limit", "cursor"}))
-    after = 0 if request.cursor is None else read_number_cursor(request.cursor, binding)
+    (after,) = read_cursor(request.cursor, binding, int) or (0,)
     found = events.list_events(
         ctx.connection, tenant_id=ctx.tenant_id, wanted=request, after=after, limit=request.limit + 1
     )
@@ -205,7 +203,7 @@ def list_documents(ctx: OperationContext, request: ListPlaneDocuments) -> Page[P
     """Return the documents that a plane serves, by artifact_id; refuse PLANE_NOT_FOUND."""
     plane = planes.require_plane(ctx.connection, tenant_id=ctx.tenant_id, plane_id=request.plane_id)
     binding = _binding(ctx, {"plane_id": request.plane_id})
-    after = None if request.cursor is None else read_id_cursor(request.cursor, binding)
+    (after,) = read_cursor(request.cursor, binding, str) or (None,)
     found = planes.list_documents(
         ctx.connection, tenant_id=ctx.tenant_id, plane=plane, after=after, limit=request.limit + 1
     )

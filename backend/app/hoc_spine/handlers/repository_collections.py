@@ -25,7 +25,7 @@ from app.domains.repository.models.vocabulary import Action
 from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes, sealed_among
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
-from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.pages import Page, encode_cursor, read_cursor
 
 EVENT = "RepositoryCollectionChanged"
 
@@ -65,7 +65,7 @@ def get(ctx: OperationContext, request: CollectionRef) -> CollectionView:
 def list_page(ctx: OperationContext, request: ListCollections) -> Page[CollectionView]:
     """Return collections in order of creation."""
     binding = f"{ctx.tenant_id}:{ctx.operation}:{request.name!r}:{request.include_deleted}"
-    after = int(decode_cursor(request.cursor, binding)[0]) if request.cursor else 0
+    (after,) = read_cursor(request.cursor, binding, int) or (0,)
     rows = engine.list_collections(
         ctx.connection,
         tenant_id=ctx.tenant_id,

@@ -16,13 +16,13 @@ from app.domains.repository.models.views import (
 )
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
-from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.pages import Page, encode_cursor, read_cursor
 
 
 def list_page(ctx: OperationContext, request: ListRevisions) -> Page[RevisionView]:
     """Return the revisions of an artifact, deleted or not, first to last."""
     binding = f"{ctx.tenant_id}:{ctx.operation}:{request.artifact_id!r}"
-    after = int(decode_cursor(request.cursor, binding)[0]) if request.cursor else 0
+    (after,) = read_cursor(request.cursor, binding, int) or (0,)
     rows = revisions.list_revisions(
         ctx.connection,
         tenant_id=ctx.tenant_id,

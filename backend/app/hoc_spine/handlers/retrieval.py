@@ -29,7 +29,7 @@ from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.hoc_spine.operation_registry import Operation, Refusal, Settlement
 from app.kernel.canonical_json import dumps
 from app.kernel.errors import HocError
-from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.pages import Page, encode_cursor, read_cursor
 
 ATTEMPTS = Counter("hoc_retrieval_attempts", "Recorded access attempts", ["outcome", "reason"])
 SECONDS = Histogram("hoc_retrieval_seconds", "From asking to the end of reading")
@@ -167,7 +167,7 @@ def list_evidence(ctx: OperationContext, payload: ListEvidence) -> Page[Evidence
     """Return evidence newest first."""
     filters = payload.model_dump_json(exclude={"limit", "cursor"})
     binding = f"{ctx.tenant_id}:retrieval.evidence.list:{filters}"
-    before = decode_cursor(payload.cursor, binding)[0] if payload.cursor else None
+    (before,) = read_cursor(payload.cursor, binding, str) or (None,)
     found = engine.list_page(
         ctx.connection, payload, tenant_id=ctx.tenant_id, before=before, limit=payload.limit + 1
     )

@@ -31,10 +31,10 @@ from app.domains.traces.engines import chain, traces
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.canonical_json import dumps
-from app.kernel.clock import format_time, parse_time
-from app.kernel.errors import ErrorKind, HocError
+from app.kernel.clock import format_time
+from app.kernel.errors import HocError
 from app.kernel.hashing import text_hash
-from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.pages import Page, encode_cursor, read_cursor
 from app.kernel.redaction import redact_text
 
 Row = Mapping[str, Any]
@@ -110,7 +110,8 @@ def list_runs(ctx: OperationContext, query: ListRuns) -> Page[RunView]:
     """List runs, newest first."""
     filters = query.model_dump(mode="json", exclude={"limit", "cursor"})
     binding = dumps([ctx.tenant_id, "runs.list", filters])
-    after = None if query.cursor is None else _run_key(decode_cursor(query.cursor, binding))
+    key = read_cursor(query.cursor, binding, datetime, str)
+    after = None if key is None else RunKey(*key)
     rows = runs.list_runs(ctx.connection, tenant_id=ctx.tenant_id, query=query, after=after)
     shown = rows[: query.limit]
     cursor = None
@@ -123,7 +124,7 @@ def list_attempts(ctx: OperationContext, query: ListAttempts) -> Page[AttemptVie
     """List the attempts of a run with their evaluations, first attempt first; refuse RUN_NOT_FOUND."""
     runs.require_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=query.run_id)
     binding = dumps([ctx.tenant_id, "attempts.list", query.run_id])
-    after = 0 if query.cursor is None else _attempt_key(decode_cursor(query.cursor, binding))
+    (after,) = read_cursor(query.cursor, binding, int) or (0,)
     rows = traces.list_attempts(
         ctx.connection, tenant_id=ctx.tenant_id, run_id=query.run_id, after=after, limit=query.limit + 1
     )
@@ -187,26 +188,6 @@ def _started(row: Row, *, replayed: bool) -> StartedRun:
 def _attempt_view(trace: Row, evaluation: EvaluationView | None) -> AttemptView:
     plain = {name: trace[name] for name in AttemptView.model_fields if name != "evaluation"}
     return AttemptView(**plain, evaluation=evaluation)
-
-
-def _run_key(key: list[Any]) -> RunKey:
-    try:
-        moment, run_id = key
-        return RunKey(parse_time(moment), str(run_id))
-    except (TypeError, ValueError) as error:
-        raise _invalid_cursor() from error
-
-
-def _attempt_key(key: list[Any]) -> int:
-    if len(key) != 1 or type(key[0]) is not int:
-        raise _invalid_cursor()
-    return int(key[0])
-
-
-def _invalid_cursor() -> HocError:
-    return HocError(
-        ErrorKind.MALFORMED, "INVALID_CURSOR", "The cursor does not belong to this list and filter."
-    )
 
 
 OPERATIONS: tuple[Operation, ...] = (

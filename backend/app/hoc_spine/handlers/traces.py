@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
 
 from app.domains.activity.engines import runs
 from app.domains.traces.engines import steps, traces
@@ -22,8 +21,7 @@ from app.domains.traces.models import (
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.canonical_json import dumps
-from app.kernel.errors import ErrorKind, HocError
-from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.pages import Page, encode_cursor, read_cursor
 
 
 def prepare_steps(ctx: PrepareContext, command: AppendSteps) -> list[PreparedStep]:
@@ -120,7 +118,7 @@ def list_steps(ctx: OperationContext, query: ListSteps) -> Page[StepView]:
         ctx.connection, tenant_id=ctx.tenant_id, run_id=query.run_id, attempt=attempt
     )
     binding = dumps([ctx.tenant_id, "traces.steps.list", trace["trace_id"], query.status])
-    after = -1 if query.cursor is None else _step_key(decode_cursor(query.cursor, binding))
+    (after,) = read_cursor(query.cursor, binding, int) or (-1,)
     rows = steps.list_steps(
         ctx.connection,
         tenant_id=ctx.tenant_id,
@@ -142,14 +140,6 @@ def get_trace(ctx: OperationContext, query: TraceRef) -> TraceView:
             ctx.connection, tenant_id=ctx.tenant_id, run_id=query.run_id, attempt=query.attempt
         )
     )
-
-
-def _step_key(key: list[Any]) -> int:
-    if len(key) != 1 or type(key[0]) is not int:
-        raise HocError(
-            ErrorKind.MALFORMED, "INVALID_CURSOR", "The cursor does not belong to this list and filter."
-        )
-    return int(key[0])
 
 
 OPERATIONS: tuple[Operation, ...] = (

@@ -210,6 +210,12 @@ def count_visible(
     return int(count), int(total)
 
 
+def set_index_merged(connection: DriverConnection, *, tenant_id: str) -> None:  # noqa: ARG001 - of all tenants
+    """Merge what waits to enter the search index, so that no search looks through it; FTS5 has no list."""
+    if connection.dialect_name == "postgresql":
+        connection.execute(sa.select(sa.func.plane_passages_merge()))
+
+
 def delete_staged(connection: DriverConnection, *, tenant_id: str, plane_id: str, generation: int) -> None:
     """Take back what was written for generations after this one."""
     connection.execute(

@@ -25,7 +25,7 @@ from app.kernel.canonical_json import dumps
 from app.kernel.hashing import text_hash
 
 BATCH_DOCUMENTS: Final = 100
-BATCH_BYTES: Final = 16 * 1024 * 1024
+BATCH_BYTES: Final = 4 * 1024 * 1024
 MAX_DOCUMENTS: Final = 100_000
 MAX_TEXT_BYTES: Final = 100_000_000
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
@@ -99,7 +99,7 @@ def within_limits(*, documents: int, text_bytes: int) -> bool:
 
 
 def first_batch(sizes: Iterable[int]) -> int:
-    """Return how many of these items make one batch: 100 or 16 MiB, but at least one."""
+    """Return how many of these items make one batch: 100 or 4 MiB, but at least one."""
     count = total = 0
     for size in sizes:
         total += size
@@ -160,6 +160,7 @@ def settle_generation(
     """Count what a generation will show and move its staged term changes into the frequencies."""
     keys: dict[str, Any] = {"tenant_id": tenant_id, "plane_id": plane_id}
     plane_terms.set_settled(connection, **keys)
+    plane_passages.set_index_merged(connection, tenant_id=tenant_id)
     passages, tokens = plane_passages.count_visible(connection, **keys, generation=generation)
     pins = plane_documents.list_pin_digests(connection, **keys, generation=generation)
     return Statistics(generation, len(pins), passages, tokens, pins_digest(pins))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from app.db.connection import DriverConnection
@@ -20,9 +21,8 @@ from app.domains.policies.models import (
     RuleView,
 )
 from app.kernel.canonical_json import dumps
-from app.kernel.clock import format_time, parse_time
-from app.kernel.errors import ErrorKind, HocError
-from app.kernel.pages import Page, decode_cursor, encode_cursor
+from app.kernel.clock import format_time
+from app.kernel.pages import Page, encode_cursor, read_cursor
 
 _HEAD = (
     "rule_id",
@@ -66,10 +66,7 @@ def list_views(connection: DriverConnection, given: ListRules, *, tenant_id: str
         "scope": given.scope.value if given.scope else None,
     }
     binding = dumps([tenant_id, "policies.rules.list", filters])
-    after = None
-    if given.cursor is not None:
-        moment, rule_id = _cursor_key(given.cursor, binding, 2)
-        after = (parse_time(moment), rule_id)
+    after = read_cursor(given.cursor, binding, datetime, str)
     rows = rule_rows.list_rules(
         connection, tenant_id=tenant_id, **filters, after=after, limit=given.limit + 1
     )
@@ -91,7 +88,7 @@ def list_version_views(
     if head is None:
         raise rule_not_found()
     binding = dumps([tenant_id, "policies.rules.versions", given.rule_id])
-    below = _cursor_key(given.cursor, binding, 1)[0] if given.cursor is not None else None
+    (below,) = read_cursor(given.cursor, binding, int) or (None,)
     rows = version_rows.list_versions(
         connection, tenant_id=tenant_id, rule_id=given.rule_id, below=below, limit=given.limit + 1
     )
@@ -100,15 +97,6 @@ def list_version_views(
         items=[_version_view(row, RuleKind(head["kind"]), tenant_id=tenant_id) for row in shown],
         next_cursor=encode_cursor(binding, [shown[-1]["rule_version"]]) if len(rows) > given.limit else None,
     )
-
-
-def _cursor_key(cursor: str, binding: str, length: int) -> list[Any]:
-    key = decode_cursor(cursor, binding)
-    if len(key) != length:
-        raise HocError(
-            ErrorKind.MALFORMED, "INVALID_CURSOR", "The cursor does not belong to this list and filter."
-        )
-    return key
 
 
 def _view(head: Mapping[str, Any], version: RuleVersion, *, tenant_id: str) -> RuleView:

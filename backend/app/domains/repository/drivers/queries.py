@@ -10,14 +10,13 @@ from sqlalchemy.dialects import postgresql
 
 from app.db.connection import DriverConnection
 from app.db.dialect import bytewise
-from app.domains.repository.drivers.projections import matching
+from app.domains.repository.drivers.projections import matching_ids
 from app.domains.repository.models.selections import MetadataCondition, Ordering, ScalarKey, Selection
 from app.domains.repository.models.vocabulary import ScalarKind
 from app.domains.repository.tables import (
     HEAD_COLUMNS,
     artifact_metadata,
     artifact_revisions,
-    artifact_search,
     artifacts,
     head_with,
     relationships,
@@ -37,27 +36,47 @@ def list_matching(
     if order.column in ("name", "id"):
         column = bytewise(connection, column)
     tail = bytewise(connection, _A.id)
-    keys = [column] if order.column == "id" else [column, tail]
-    statement = (
-        sa.select(*HEAD_COLUMNS)
-        .select_from(head_with(_A.head_revision))
-        .where(*_conditions(connection, tenant_id, selection))
-    )
+    keys = sa.select(_A.id, column.label("key")).select_from(_source(selection))
+    keys = keys.where(*_conditions(connection, tenant_id, selection))
     if order.after is not None:
         value, identifier = order.after
-        statement = statement.where(_beyond(column, tail, value, identifier, order))
-    ordered = [key.desc() if order.descending else key.asc() for key in keys]
-    return connection.execute(statement.order_by(*ordered).limit(order.limit)).mappings().all()
+        keys = keys.where(_beyond(column, tail, value, identifier, order))
+    if selection.tokens and connection.dialect_name == "sqlite":
+        # Without statistics the planner would walk all artifacts in order rather than sort the few found.
+        column = sa.func.coalesce(column, column)
+    keys = keys.order_by(*_directed(order, column, tail)).limit(order.limit)
+    # Sorted and cut while rows are narrow; only the page is joined with revisions and blobs.
+    page = keys.subquery("page")
+    statement = (
+        sa.select(*HEAD_COLUMNS)
+        .select_from(head_with(_A.head_revision, page.join(artifacts, _A.id == page.c.id)))
+        .where(_A.tenant_id == tenant_id)
+        .order_by(*_directed(order, page.c.key, bytewise(connection, page.c.id)))
+    )
+    return connection.execute(statement).mappings().all()
 
 
 def count_matching(connection: DriverConnection, *, tenant_id: str, selection: Selection) -> int:
     """Return how many artifacts match."""
     statement = (
         sa.select(sa.func.count())
-        .select_from(head_with(_A.head_revision))
+        .select_from(_source(selection))
         .where(*_conditions(connection, tenant_id, selection))
     )
     return int(connection.execute(statement).scalar_one())
+
+
+def _source(selection: Selection) -> sa.FromClause:
+    if selection.digest_range is None and selection.produced_by_run is None:
+        return artifacts
+    return head_with(_A.head_revision)
+
+
+def _directed(
+    order: Ordering, column: sa.ColumnElement[Any], tail: sa.ColumnElement[Any]
+) -> list[sa.ColumnElement[Any]]:
+    keys = [column] if order.column == "id" else [column, tail]
+    return [key.desc() if order.descending else key.asc() for key in keys]
 
 
 def _beyond(
@@ -83,9 +102,8 @@ def _conditions(
         found.append(_A.id.in_(selection.ids))
     for column, limits in ((_A.name_key, selection.name_range), (_R.content_digest, selection.digest_range)):
         if limits is not None:
-            ordered = bytewise(connection, column)
-            found.append(ordered >= limits[0])
-            found += [] if limits[1] is None else [ordered < limits[1]]
+            found.append(column >= limits[0])
+            found += [] if limits[1] is None else [column < limits[1]]
     if selection.produced_by_run is not None:
         found.append(_R.produced_by_run == selection.produced_by_run)
     for name, moment in selection.times.items():
@@ -94,11 +112,7 @@ def _conditions(
         found.append(stamp >= moment if end == "from" else stamp < moment)
     found += [_metadata(connection, tenant_id, condition) for condition in selection.metadata]
     if selection.tokens:
-        indexed = sa.select(artifact_search.c.artifact_id).where(
-            artifact_search.c.tenant_id == tenant_id,
-            matching(connection, tenant_id=tenant_id, tokens=selection.tokens),
-        )
-        found.append(_A.id.in_(indexed))
+        found.append(_A.id.in_(matching_ids(connection, tenant_id=tenant_id, tokens=selection.tokens)))
     if selection.related is not None:
         found.append(_A.id.in_(_related(tenant_id, selection)))
     return found

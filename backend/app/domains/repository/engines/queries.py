@@ -17,9 +17,8 @@ from app.domains.repository.errors import invalid_filter, too_large
 from app.domains.repository.models.inputs import ArtifactFilter, ArtifactQuery, MetadataFilter
 from app.domains.repository.models.selections import MetadataCondition, Ordering, ScalarKey, Selection
 from app.domains.repository.models.vocabulary import ScalarKind
-from app.kernel.clock import format_time, parse_time
-from app.kernel.errors import ErrorKind, HocError
-from app.kernel.pages import decode_cursor
+from app.kernel.clock import format_time
+from app.kernel.pages import read_cursor
 
 MAX_IDS = 500
 MAX_CONDITIONS = 20
@@ -29,6 +28,7 @@ _HEX = re.compile(r"[0-9a-f]{8,64}")
 _POINTER = re.compile(r"(/([^~/]|~[01])*)+")
 _TIMES = ("created_from", "created_to", "updated_from", "updated_to")
 _RANGES = ("lt", "lte", "gt", "gte")
+_CURSOR_KINDS: dict[str, type[str | int | datetime]] = {"updated_at": datetime, "created_seq": int}
 _ALWAYS, _NEVER = MetadataCondition("", "always"), MetadataCondition("", "never")
 
 
@@ -47,7 +47,7 @@ def read_selection(query: ArtifactFilter) -> Selection:
         name_range=None
         if query.name_prefix is None
         else _prefix(unicodedata.normalize("NFC", query.name_prefix)),
-        digest_range=None if query.digest is None else _prefix(_digest_prefix(query.digest)),
+        digest_range=None if query.digest is None else _digest_range(query.digest),
         produced_by_run=query.produced_by_run,
         times={name: getattr(query, name) for name in _TIMES if getattr(query, name) is not None},
         metadata=tuple(condition for condition in conditions if condition not in (_ALWAYS, _NEVER)),
@@ -77,11 +77,12 @@ def successor(text: str) -> str | None:
     return None
 
 
-def _digest_prefix(text: str) -> str:
+def _digest_range(text: str) -> tuple[str, str]:
     digits = text.removeprefix("sha256:")
     if not _HEX.fullmatch(digits):
         raise invalid_filter("A digest is given whole, or as at least 8 lowercase hex digits.")
-    return f"sha256:{digits}"
+    # `g` follows every hex digit in every collation, so the index of any database serves the range.
+    return f"sha256:{digits}", f"sha256:{digits}g"
 
 
 def read_condition(item: MetadataFilter, index: int) -> MetadataCondition:
@@ -142,25 +143,9 @@ def _unstorable(text: str) -> bool:
 
 def read_order(query: ArtifactQuery, binding: str) -> Ordering:
     """Return the order of a page and one row more; refuse INVALID_CURSOR."""
-    after = None
-    if query.cursor is not None:
-        key = decode_cursor(query.cursor, binding)
-        try:
-            value, identifier = key
-            after = (_from_cursor(query.order_by, value), str(identifier))
-        except (TypeError, ValueError) as error:
-            raise HocError(
-                ErrorKind.MALFORMED, "INVALID_CURSOR", "The cursor is not of this list."
-            ) from error
+    key = read_cursor(query.cursor, binding, _CURSOR_KINDS.get(query.order_by, str), str)
+    after = None if key is None else (key[0], str(key[1]))
     return Ordering(query.order_by, query.direction == "desc", query.limit + 1, after)
-
-
-def _from_cursor(column: str, value: Any) -> Any:
-    if column == "updated_at":
-        return parse_time(value)
-    if column == "created_seq":
-        return int(value)
-    return str(value)
 
 
 def cursor_key(row: Mapping[str, Any], column: str) -> list[Any]:

@@ -1,0 +1,141 @@
+"""The whole product behind HTTP on a database of its own, with one of each thing that a path can name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from schemathesis.python import asgi
+
+from app.api.application import build_application
+from app.api.routing import Route
+from app.api.table import ROUTES
+from app.api.worker_pool import DispatchPool
+from app.bootstrap import build_spine
+from app.kernel.context import Precondition
+from app.settings import Settings
+from tests.api.probes import probe_routes, with_probes
+from tests.factories.tenants import Tenant, make_tenant
+
+
+@dataclass(frozen=True)
+class ProductServer:
+    """A client of the application, headers for both doors, and ids that exist."""
+
+    session: Any
+    tenant: Mapping[str, str]
+    operator: Mapping[str, str]
+    known: Mapping[str, Any]
+
+    def headers_for(self, route: Route) -> dict[str, str]:
+        """Return the headers that open the door of a route."""
+        return dict(self.operator if route.operator else self.tenant)
+
+    def path_of(self, route: Route, **other: Any) -> str | None:
+        """Return the path of a route to things that exist; None where there is no such thing."""
+        path = route.path
+        for name in route.path_parameters:
+            value = other.get(name, self.known.get(name))
+            if value is None:
+                return None
+            path = path.replace("{" + name + "}", str(value))
+        return path
+
+    def request(self, route: Route, path: str, **more: Any) -> Any:
+        """Send a request through a route's door."""
+        headers = self.headers_for(route)
+        return self.session.request(route.method, f"http://testserver{path}", headers=headers, **more)
+
+
+@contextmanager
+def serve_product(database_url: str) -> Iterator[ProductServer]:
+    """Serve the product and the probes without rate limits."""
+    spine = build_spine(
+        Settings.model_validate(
+            {"database_url": database_url, "operator_token": "the-operator", "rate_limit_enabled": False}
+        )
+    )
+    pool = DispatchPool(4)
+    tenant, victim = make_tenant(spine), make_tenant(spine)
+    application = build_application(with_probes(spine), pool=pool, routes=(*ROUTES, *probe_routes()))
+    with asgi.get_client(application) as session:
+        known = {**_seed(tenant), "tenant_id": victim.tenant_id}
+        yield ProductServer(session, tenant.headers(), {"Authorization": "Bearer the-operator"}, known)
+    pool.close()
+    spine.close()
+
+
+def _seed(tenant: Tenant) -> dict[str, Any]:
+    # Three of each list, so that every list of one item has a next page.
+    for number in range(3):
+        tenant.call("repository.collections.create", {"name": f"collection {number}"})
+    artifacts = [
+        tenant.call("repository.artifacts.create", {"name": f"a{n}", "artifact_type": "note", "content": "x"})
+        for n in range(3)
+    ]
+    artifact_id = artifacts[0].id
+    for number in range(2):
+        tenant.call("repository.artifacts.update", {"artifact_id": artifact_id, "content": f"y{number}"})
+    planes = [tenant.call("knowledge.planes.register", _plane(number)) for number in range(3)]
+    runs = [tenant.call("runs.start", _run()) for _ in range(3)]
+    retry = {"run_id": runs[0].run_id, "from_attempt": 1, "reason": "again"}
+    tenant.call("runs.retry", retry)
+    tenant.call("traces.steps.append", {"run_id": runs[0].run_id, "steps": [_step(n) for n in range(3)]})
+    rules = [tenant.call("policies.rules.create", _rule(number)) for number in range(3)]
+    for number in range(2):
+        head = tenant.call("policies.rules.get", {"rule_id": rules[0].rule_id})
+        change = {"rule_id": rules[0].rule_id, "message": f"m{number}"}
+        expected = Precondition(frozenset((head.version,)))
+        tenant.call("policies.rules.update", change, precondition=expected)
+    for plane in planes:
+        tenant.call(
+            "knowledge.planes.transition", {"plane_id": plane.plane_id, "action": "verify_knowledge_plane"}
+        )
+        attempt = {"run_id": runs[0].run_id, "plane_id": plane.plane_id, "action": "query", "payload": {}}
+        assert tenant.dispatch("retrieval.access", attempt).committed
+    keys = [tenant.call("keys.create", _key()) for _ in range(3)]
+    return {
+        "artifact_id": artifact_id,
+        "collection_id": artifacts[0].collection_id,
+        "plane_id": planes[0].plane_id,
+        "rule_id": rules[0].rule_id,
+        "policy_id": rules[0].rule_id,
+        "run_id": runs[0].run_id,
+        "key_id": keys[0].key_id,
+        "attempt": 1,
+        "revision": 1,
+    }
+
+
+def _plane(number: int) -> dict[str, Any]:
+    return {
+        "plane_type": "docs",
+        "plane_name": f"plane {number}",
+        "connector_type": "repository",
+        "connector_id": "repo",
+        "config": {},
+    }
+
+
+def _rule(number: int) -> dict[str, Any]:
+    return {"kind": "ACCESS", "name": f"rule {number}", "effect": "ALLOW"}
+
+
+def _run() -> dict[str, Any]:
+    return {
+        "goal": "Try everything.",
+        "agent_id": "agent-1",
+        "actor_type": "SYSTEM",
+        "origin_system_id": "tests",
+        "max_attempts": 20,
+    }
+
+
+def _step(index: int) -> dict[str, Any]:
+    return {"step_index": index, "skill_id": "s", "skill_name": "n", "params": {}, "status": "success"}
+
+
+def _key() -> dict[str, Any]:
+    return {"name": "k", "scopes": ["*"], "actor_type": "AGENT", "actor_id": "a"}
