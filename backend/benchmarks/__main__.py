@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 from benchmarks.report import Line, print_table
 from benchmarks.stage import Stage, staged
@@ -20,11 +21,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="run the works whose name holds this")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     arguments = parser.parse_args()
-    lines: list[Line] = []
     with staged() as stage:
-        for work in WORKS:
-            if arguments.only in work.name:
-                lines.append(_measure(stage, work, arguments))
+        lines = [_measure(stage, work, arguments) for work in WORKS if arguments.only in work.name]
     if arguments.json:
         print(json.dumps([line.as_json() for line in lines], indent=2))
     else:
@@ -32,7 +30,7 @@ def main() -> int:
     return 0
 
 
-def _measure(stage: Stage, work, arguments: argparse.Namespace) -> Line:  # type: ignore[no-untyped-def]
+def _measure(stage: Stage, work: Any, arguments: argparse.Namespace) -> Line:
     ours, floors = [], []
     work.prepare(stage)
     # In turn, so that a slow minute of the machine hits both.

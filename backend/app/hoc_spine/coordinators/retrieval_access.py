@@ -101,7 +101,7 @@ def load_live(
     connection: DriverConnection, payload: AccessInput, standing: Standing, *, tenant_id: str
 ) -> tuple[LiveFacts, Mapping[str, Any] | None, Mapping[str, Any] | None]:
     """Return what must be true of tenant, run and plane now, and the rows of run and plane."""
-    run = runs.find_run(connection, tenant_id=tenant_id, run_id=payload.run_id)
+    run = runs.get_access_facts(connection, tenant_id=tenant_id, run_id=payload.run_id)
     plane = planes.get_access_facts(connection, tenant_id=tenant_id, plane_id=payload.plane_id)
     facts = LiveFacts(
         tenant_active=standing.tenant_status == TenantStatus.ACTIVE,

@@ -13,7 +13,18 @@ from app.db.dialect import insert
 from app.domains.activity.tables import runs
 
 _ALL = tuple(runs.c)
-# Built once: every access and every read of a run begins with it.
+# Built once, for the paths that run most.
+_ACCESS_FACTS = sa.select(
+    runs.c.run_id,
+    runs.c.agent_id,
+    runs.c.project_id,
+    runs.c.actor_type,
+    runs.c.origin_system_id,
+    runs.c.labels,
+    runs.c.policy_snapshot_id,
+    runs.c.status,
+    runs.c.attempt,
+).where(runs.c.tenant_id == sa.bindparam("tenant"), runs.c.run_id == sa.bindparam("run"))
 _ONE = sa.select(*_ALL).where(
     runs.c.tenant_id == sa.bindparam("tenant"), runs.c.run_id == sa.bindparam("run")
 )
@@ -22,6 +33,13 @@ _ONE = sa.select(*_ALL).where(
 def get_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Mapping[str, Any] | None:
     """Return the whole row of a run, without a lock."""
     return connection.execute(_ONE, {"tenant": tenant_id, "run": run_id}).mappings().one_or_none()
+
+
+def get_access_facts(
+    connection: DriverConnection, *, tenant_id: str, run_id: str
+) -> Mapping[str, Any] | None:
+    """Return what mediated retrieval must know of a run, without a lock."""
+    return connection.execute(_ACCESS_FACTS, {"tenant": tenant_id, "run": run_id}).mappings().one_or_none()
 
 
 def lock_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Mapping[str, Any] | None:
@@ -50,6 +68,16 @@ def list_known(
 ) -> Sequence[Mapping[str, Any]]:
     """Return the whole rows of those of the run ids that exist."""
     statement = sa.select(*_ALL).where(runs.c.tenant_id == tenant_id, runs.c.run_id.in_(run_ids))
+    return connection.execute(statement).mappings().all()
+
+
+def list_statuses(
+    connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]
+) -> Sequence[Mapping[str, Any]]:
+    """Return run_id and status of those of the run ids that exist."""
+    statement = sa.select(runs.c.run_id, runs.c.status).where(
+        runs.c.tenant_id == tenant_id, runs.c.run_id.in_(run_ids)
+    )
     return connection.execute(statement).mappings().all()
 
 

@@ -32,9 +32,9 @@ def run_exists(connection: DriverConnection, *, tenant_id: str, run_id: str) -> 
     return driver.count_run(connection, tenant_id=tenant_id, run_id=run_id) == 1
 
 
-def find_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Row | None:
-    """Return a run's row, None when the tenant has no such run."""
-    return driver.get_run(connection, tenant_id=tenant_id, run_id=run_id)
+def get_access_facts(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Row | None:
+    """Return what mediated retrieval must know of a run, None when the tenant has no such run."""
+    return driver.get_access_facts(connection, tenant_id=tenant_id, run_id=run_id)
 
 
 def require_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Row:
@@ -59,6 +59,20 @@ def lock_run_state(connection: DriverConnection, *, tenant_id: str, run_id: str)
     if row is None:
         raise run_not_found()
     return RunStatus(row["status"]), row["attempt"]
+
+
+def lock_known_state(connection: DriverConnection, *, tenant_id: str, run_id: str) -> RunStatus | None:
+    """Lock a run and return its status, None when the tenant has no such run."""
+    row = driver.lock_run_state(connection, tenant_id=tenant_id, run_id=run_id)
+    return None if row is None else RunStatus(row["status"])
+
+
+def list_statuses(
+    connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]
+) -> dict[str, RunStatus]:
+    """Return the status of those of the runs that exist, without a lock."""
+    rows = driver.list_statuses(connection, tenant_id=tenant_id, run_ids=run_ids) if run_ids else ()
+    return {row["run_id"]: RunStatus(row["status"]) for row in rows}
 
 
 def start_digest(command: StartRun, key: bytes) -> str:
