@@ -38,7 +38,7 @@ def create_roles() -> None:
     for role in (APP_ROLE, MAINTENANCE_ROLE):
         run_ddl(
             postgresql=(
-                # Roles belong to the cluster: another database's migration may create them at the same moment.
+                # Roles belong to the cluster: another database's migration may make them at this moment.
                 f"""DO $$ BEGIN
                     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = '{role}') THEN
                         CREATE ROLE {role} NOLOGIN;
@@ -113,11 +113,8 @@ def no_delete(table: str) -> None:
     )
 
 
-def append_only(table: str, *, erasable: Sequence[str] = ()) -> None:
-    """Refuse UPDATE, DELETE and TRUNCATE; `erasable` names the protected members of the row.
-
-    Erasure is not open yet: protected members are named here so that its migration finds them.
-    """
+def append_only(table: str) -> None:
+    """Refuse UPDATE, DELETE and TRUNCATE."""
     refuse(f"{table}_no_update", table, "UPDATE", f"{table} is append-only")
     no_delete(table)
 
@@ -138,6 +135,7 @@ def drop_tables(*tables: str) -> None:
                 FOR f IN SELECT p.oid::regprocedure AS signature FROM pg_proc p
                     JOIN pg_namespace n ON n.oid = p.pronamespace
                     WHERE n.nspname = current_schema() AND p.prorettype = 'trigger'::regtype
-                    AND p.proname LIKE '{table}\\_%' AND NOT EXISTS (SELECT 1 FROM pg_trigger t WHERE t.tgfoid = p.oid)
+                    AND p.proname LIKE '{table}\\_%'
+                    AND NOT EXISTS (SELECT 1 FROM pg_trigger t WHERE t.tgfoid = p.oid)
                 LOOP EXECUTE 'DROP FUNCTION ' || f.signature; END LOOP; END $$"""
         )

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Self
 
 import orjson
 import sqlalchemy as sa
@@ -25,7 +25,13 @@ from app.kernel.errors import HocError
 from app.kernel.ids import Uuid7Ids
 from app.settings import Settings
 
-cli = typer.Typer(help="HOC Spine: governed, provable AI runs.", no_args_is_help=True, add_completion=False)
+cli = typer.Typer(
+    help="HOC Spine: governed, provable AI runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A plain traceback, should there be one: the pretty one may show values, and values may be secrets.
+    pretty_exceptions_enable=False,
+)
 tenants = typer.Typer(help="Tenants.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of a tenant.", no_args_is_help=True)
 maintenance = typer.Typer(help="Due work.", no_args_is_help=True)
@@ -43,8 +49,7 @@ OPERATOR = Actor("HUMAN", "operator")
 @cli.command()
 def migrate() -> None:
     """Bring the database of HOC_DATABASE_URL to the newest schema."""
-    settings = _settings()
-    upgrade(settings.database_url)
+    _upgrade(_settings())
     typer.echo(f"schema at {head_revision()}")
 
 
@@ -80,7 +85,7 @@ def serve(
 def demo() -> None:
     """Migrate, start a server, play one governed run over the project's documents, verify its proof, stop."""
     settings = _settings()
-    upgrade(settings.database_url)
+    _upgrade(settings)
     try:
         play(settings.database_url)
     except DemoError as error:
@@ -95,13 +100,8 @@ def doctor(as_json: AsJson = False) -> None:
         "database": sa.make_url(settings.database_url).render_as_string(),
         "head": head_revision(),
     }
-    try:
-        check_schema(settings.database_url)
-        report |= {"schema": "ok", "mend": None}
-    except SchemaError as error:
-        report |= {"schema": error.code, "mend": str(error)}
-    except sa.exc.SQLAlchemyError as error:
-        report |= {"schema": "UNREACHABLE", "mend": f"The database does not answer: {type(error).__name__}."}
+    code, mend = _trouble(settings) or ("ok", None)
+    report |= {"schema": code, "mend": mend}
     _show(report, as_json=as_json)
     if report["schema"] != "ok":
         raise typer.Exit(1)
@@ -201,7 +201,7 @@ class _Session:
         _check_schema(settings)
         self.spine: Spine = build_spine(settings, verify_schema=False)
 
-    def __enter__(self) -> "_Session":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -270,20 +270,61 @@ def _show(data: Mapping[str, Any], *, as_json: bool) -> None:
 
 def _settings() -> Settings:
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         for item in error.errors():
             typer.echo(f"HOC_{str(item['loc'][0]).upper()}: {item['msg']}", err=True)
         raise typer.Exit(2) from None
+    if _backend(settings) not in ("sqlite", "postgresql"):
+        # The URL may hold a password, so it is not repeated.
+        typer.echo("HOC_DATABASE_URL: must be sqlite:///FILE or postgresql+psycopg://...", err=True)
+        raise typer.Exit(2)
+    return settings
+
+
+def _backend(settings: Settings) -> str | None:
+    try:
+        return settings.backend
+    except sa.exc.ArgumentError:
+        return None
+
+
+def _upgrade(settings: Settings) -> None:
+    """Migrate to the newest schema; refuse a database whose tables are not of this program's making."""
+    trouble = _trouble(settings)
+    if trouble is not None and trouble[0] not in ("SCHEMA_MISSING", "SCHEMA_OUTDATED"):
+        _fail(trouble[1])
+    try:
+        upgrade(settings.database_url)
+    except sa.exc.SQLAlchemyError as error:
+        _fail(_database_trouble(error)[1])
+    except OSError as error:
+        _fail(f"DATABASE_FAILED: {error.strerror}")
 
 
 def _check_schema(settings: Settings) -> None:
+    trouble = _trouble(settings)
+    if trouble is not None:
+        _fail(trouble[1])
+
+
+def _trouble(settings: Settings) -> tuple[str, str] | None:
+    """Return code and message of what keeps the database from serving; None when nothing does."""
     try:
         check_schema(settings.database_url)
     except SchemaError as error:
-        _fail(str(error))
+        return error.code, str(error)
     except sa.exc.SQLAlchemyError as error:
-        _fail(f"UNREACHABLE: the database does not answer ({type(error).__name__})")
+        return _database_trouble(error)
+    return None
+
+
+def _database_trouble(error: sa.exc.SQLAlchemyError) -> tuple[str, str]:
+    if isinstance(error, sa.exc.OperationalError):
+        name = type(error.orig).__name__
+        return "UNREACHABLE", f"UNREACHABLE: the database does not answer ({name})"
+    # The first line is the server's own; the statement and its values come after it.
+    return "DATABASE_FAILED", f"DATABASE_FAILED: {str(error).splitlines()[0]}"
 
 
 def _fail(message: str) -> NoReturn:
@@ -292,11 +333,11 @@ def _fail(message: str) -> NoReturn:
 
 
 @maintenance.command("run")
-def run_maintenance() -> None:
+def run_maintenance(as_json: AsJson = False) -> None:
     """Work off what is due now: plane jobs, runs past their deadline."""
     with _Session() as session:
         jobs, report = drain(session.spine)
-    typer.echo(f"plane jobs: {jobs}, runs expired: {report.runs_expired}")
+    _show({"plane_jobs": jobs, "runs_expired": report.runs_expired}, as_json=as_json)
 
 
 def main() -> None:

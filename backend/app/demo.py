@@ -30,7 +30,7 @@ class DemoError(RuntimeError):
 
 
 def play(database_url: str) -> None:
-    """Play the whole story against a server of its own; raise DemoError when anything is not as it should be."""
+    """Play the whole story against a server of its own; raise DemoError when anything is not as it should."""
     token = secrets.token_urlsafe(32)
     with (
         _documents() as folder,
@@ -74,7 +74,7 @@ def _server(database_url: str, token: str, documents: Path) -> Iterator[str]:
         "HOC_LOG_LEVEL": "WARNING",
     }
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
-    server = subprocess.Popen(command, env=environment)
+    server = subprocess.Popen(command, env=environment)  # noqa: S603 - this program, by its own interpreter
     try:
         base_url = f"http://127.0.0.1:{port}"
         _await_ready(server, base_url)
@@ -259,10 +259,8 @@ def _report(http: httpx.Client, run_id: str) -> None:
         shown = f"{source['total']} items" if source["status"] == "ok" else source["error_code"]
         _say("evidence", f"{name}: {shown}")
     for access in evidence["retrievals"]:
-        _say(
-            "",
-            f"{access['evidence_id']} {access['outcome']} {access['reason_code']} {access['doc_count']} documents",
-        )
+        outcome = f"{access['outcome']} {access['reason_code']}"
+        _say("", f"{access['evidence_id']} {outcome} {access['doc_count']} documents")
     log = _expect(http.get(f"/api/v1/logs/runs/{run_id}/governance"), 200)
     _say("governance log", f"{log['total_events']} events")
     for event in log["events"]:

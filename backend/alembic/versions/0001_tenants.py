@@ -148,7 +148,7 @@ def _system() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_system_state"),
         sa.CheckConstraint("id = 1", name="ck_system_state_one_row"),
     )
-    grant("system_state")
+    grant("system_state", app="SELECT")
     op.create_table(
         "worker_leases",
         sa.Column("name", sa.Text, nullable=False),
@@ -161,10 +161,11 @@ def _system() -> None:
     epoch = "'1970-01-01T00:00:00.000000Z'"
     tenant = "tenant_id, name, slug, plan, status, created_at, updated_at"
     ledger = f"'_system', 'Ledger of the operator', '_system', 'FREE', 'CLOSED', {epoch}, {epoch}"
+    state = f"'_system', '1970-01-01', {epoch}"
     seed = (
         "INSERT INTO system_state (id) VALUES (1)",
         f"INSERT INTO tenants ({tenant}) VALUES ({ledger})",
-        f"INSERT INTO tenant_state (tenant_id, runs_day, created_at) VALUES ('_system', '1970-01-01', {epoch})",
+        f"INSERT INTO tenant_state (tenant_id, runs_day, created_at) VALUES ({state})",
     )
     run_ddl(sqlite=seed, postgresql=seed)
 

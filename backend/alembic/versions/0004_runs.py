@@ -379,7 +379,7 @@ def _steps() -> None:
         sa.CheckConstraint("level IN ('INFO', 'WARN', 'ERROR')", name="ck_aos_trace_steps_level"),
     )
     row_level_security("aos_trace_steps")
-    append_only("aos_trace_steps", erasable=("params", "outcome_data"))
+    append_only("aos_trace_steps")
 
 
 def _step_guard() -> None:

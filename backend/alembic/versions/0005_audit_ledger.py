@@ -12,8 +12,100 @@ down_revision = "0004"
 branch_labels = None
 depends_on = None
 
-EVENTS = ["TenantCreated", "TenantUpdated", "TenantSuspended", "TenantActivated", "TenantClosed", "EmergencyOverrideActivated", "EmergencyOverrideDeactivated", "DegradedModeEntered", "DegradedModeExited", "ApiKeyCreated", "ApiKeyFrozen", "ApiKeyUnfrozen", "ApiKeyRevoked", "RunHalted", "RunCancelled", "PolicyRuleCreated", "PolicyRuleModified", "PolicyRuleRetired", "PolicyProposalCreated", "PolicyProposalModified", "PolicyProposalApproved", "PolicyProposalRejected", "LimitCreated", "LimitUpdated", "LimitBreached", "LimitOverrideRequested", "LimitOverrideGranted", "LimitOverrideRejected", "LimitOverrideRevoked", "LimitOverrideExpired", "IncidentCreated", "IncidentAcknowledged", "IncidentEscalated", "IncidentResolved", "IncidentManuallyClosed", "LessonConverted", "LessonDeferred", "LessonDismissed", "LessonReactivated", "SignalAcknowledged", "SignalSuppressed", "SignalEscalated", "PlaneRegistered", "PlaneConfigUpdated", "PlaneTransitioned", "PlanePolicyBound", "PlanePolicyUnbound", "PlanePurgeApproved", "PlaneSuspended", "PlaneResumed", "PlaneRefreshRequested", "PlaneJobRetried", "PlaneJobCancelled", "RepositoryCollectionChanged", "RepositoryArtifactChanged", "RepositoryRelationshipChanged", "RepositoryRunChanged", "RepositoryContextPackageChanged", "RepositoryBundleCreated", "RepositoryRedacted", "RepositoryCollected", "RepositoryExported", "RepositoryImported", "RepositoryVerified", "EvidenceErased", "EvidenceArchived", "EvidencePurged", "LegalHoldPlaced", "LegalHoldReleased", "RetentionChanged", "LogKeyRotated", "LogEpochOpened", "LogResumed"]
-ENTITIES = ["TENANT", "SYSTEM", "API_KEY", "RUN", "POLICY_RULE", "POLICY_PROPOSAL", "LIMIT", "LIMIT_OVERRIDE", "INCIDENT", "LESSON", "SIGNAL", "PLANE", "REPOSITORY", "EVIDENCE", "LEGAL_HOLD", "RETENTION", "LOG"]
+EVENTS = [
+    "TenantCreated",
+    "TenantUpdated",
+    "TenantSuspended",
+    "TenantActivated",
+    "TenantClosed",
+    "EmergencyOverrideActivated",
+    "EmergencyOverrideDeactivated",
+    "DegradedModeEntered",
+    "DegradedModeExited",
+    "ApiKeyCreated",
+    "ApiKeyFrozen",
+    "ApiKeyUnfrozen",
+    "ApiKeyRevoked",
+    "RunHalted",
+    "RunCancelled",
+    "PolicyRuleCreated",
+    "PolicyRuleModified",
+    "PolicyRuleRetired",
+    "PolicyProposalCreated",
+    "PolicyProposalModified",
+    "PolicyProposalApproved",
+    "PolicyProposalRejected",
+    "LimitCreated",
+    "LimitUpdated",
+    "LimitBreached",
+    "LimitOverrideRequested",
+    "LimitOverrideGranted",
+    "LimitOverrideRejected",
+    "LimitOverrideRevoked",
+    "LimitOverrideExpired",
+    "IncidentCreated",
+    "IncidentAcknowledged",
+    "IncidentEscalated",
+    "IncidentResolved",
+    "IncidentManuallyClosed",
+    "LessonConverted",
+    "LessonDeferred",
+    "LessonDismissed",
+    "LessonReactivated",
+    "SignalAcknowledged",
+    "SignalSuppressed",
+    "SignalEscalated",
+    "PlaneRegistered",
+    "PlaneConfigUpdated",
+    "PlaneTransitioned",
+    "PlanePolicyBound",
+    "PlanePolicyUnbound",
+    "PlanePurgeApproved",
+    "PlaneSuspended",
+    "PlaneResumed",
+    "PlaneRefreshRequested",
+    "PlaneJobRetried",
+    "PlaneJobCancelled",
+    "RepositoryCollectionChanged",
+    "RepositoryArtifactChanged",
+    "RepositoryRelationshipChanged",
+    "RepositoryRunChanged",
+    "RepositoryContextPackageChanged",
+    "RepositoryBundleCreated",
+    "RepositoryRedacted",
+    "RepositoryCollected",
+    "RepositoryExported",
+    "RepositoryImported",
+    "RepositoryVerified",
+    "EvidenceErased",
+    "EvidenceArchived",
+    "EvidencePurged",
+    "LegalHoldPlaced",
+    "LegalHoldReleased",
+    "RetentionChanged",
+    "LogKeyRotated",
+    "LogEpochOpened",
+    "LogResumed",
+]
+ENTITIES = [
+    "TENANT",
+    "SYSTEM",
+    "API_KEY",
+    "RUN",
+    "POLICY_RULE",
+    "POLICY_PROPOSAL",
+    "LIMIT",
+    "LIMIT_OVERRIDE",
+    "INCIDENT",
+    "LESSON",
+    "SIGNAL",
+    "PLANE",
+    "REPOSITORY",
+    "EVIDENCE",
+    "LEGAL_HOLD",
+    "RETENTION",
+    "LOG",
+]
 
 
 def _one_of(column: str, words: list[str]) -> str:
@@ -73,7 +165,7 @@ def upgrade() -> None:
             f"ix_audit_ledger_{name}", "audit_ledger", ["tenant_id", *columns, "created_at", "entry_id"]
         )
     row_level_security("audit_ledger")
-    append_only("audit_ledger", erasable=("action_reason",))
+    append_only("audit_ledger")
 
 
 def downgrade() -> None:

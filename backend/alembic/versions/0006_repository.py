@@ -205,7 +205,8 @@ def _search() -> None:
             # Row security keeps the planner from using an index for `@@`, which is not leakproof. The
             # function runs as a role that sees all rows, and matches within the session's tenant alone.
             """CREATE FUNCTION repository_search(wanted tsquery) RETURNS TABLE (artifact_id text)
-                LANGUAGE sql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 500 SET search_path FROM CURRENT AS $$
+                LANGUAGE sql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 200
+                SET search_path = pg_catalog, public, pg_temp AS $$
                 SELECT s.artifact_id FROM artifact_search s
                 WHERE s.tenant_id = current_setting('hoc.tenant_id') AND s.tokens @@ wanted $$""",
             f"""DO $$ DECLARE place text := current_schema(); BEGIN

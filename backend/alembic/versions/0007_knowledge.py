@@ -339,4 +339,4 @@ def _events() -> None:
         unique=True,
     )
     row_level_security(table)
-    append_only(table, erasable=("reason",))
+    append_only(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
+
 from alembic import op
 from hoc_ddl import BIGINT, FLAG, TS, append_only, drop_tables, row_level_security
 
@@ -11,14 +12,37 @@ down_revision = "0008"
 branch_labels = None
 depends_on = None
 
-REASONS = """
-OK TENANT_INACTIVE KILL_SWITCH RUN_NOT_FOUND RUN_NOT_RUNNING ATTEMPT_MISMATCH PLANE_NOT_FOUND
-PLANE_NOT_ACTIVE PLANE_SUSPENDED PLANE_CHANGED SNAPSHOT_INVALID NO_POLICY_BOUND DENIED_BY_RULE
-ACTION_NOT_ALLOWED POLICY_CONDITION_ERROR NO_MATCHING_RULE POLICY_REVOKED ACTION_NOT_SUPPORTED
-INVALID_PAYLOAD TEMPLATE_NOT_ALLOWED CONNECTOR_ERROR CREDENTIAL_UNAVAILABLE HOST_NOT_ALLOWED
-RESPONSE_INVALID RESPONSE_TOO_LARGE CONNECTOR_TIMEOUT CONNECTOR_BUSY CONNECTOR_UNAVAILABLE
-INTERNAL_ERROR
-""".split()
+REASONS = [
+    "OK",
+    "TENANT_INACTIVE",
+    "KILL_SWITCH",
+    "RUN_NOT_FOUND",
+    "RUN_NOT_RUNNING",
+    "ATTEMPT_MISMATCH",
+    "PLANE_NOT_FOUND",
+    "PLANE_NOT_ACTIVE",
+    "PLANE_SUSPENDED",
+    "PLANE_CHANGED",
+    "SNAPSHOT_INVALID",
+    "NO_POLICY_BOUND",
+    "DENIED_BY_RULE",
+    "ACTION_NOT_ALLOWED",
+    "POLICY_CONDITION_ERROR",
+    "NO_MATCHING_RULE",
+    "POLICY_REVOKED",
+    "ACTION_NOT_SUPPORTED",
+    "INVALID_PAYLOAD",
+    "TEMPLATE_NOT_ALLOWED",
+    "CONNECTOR_ERROR",
+    "CREDENTIAL_UNAVAILABLE",
+    "HOST_NOT_ALLOWED",
+    "RESPONSE_INVALID",
+    "RESPONSE_TOO_LARGE",
+    "CONNECTOR_TIMEOUT",
+    "CONNECTOR_BUSY",
+    "CONNECTOR_UNAVAILABLE",
+    "INTERNAL_ERROR",
+]
 
 
 def _evidence() -> None:
@@ -73,7 +97,9 @@ def _evidence() -> None:
             deferrable=True,
             initially="DEFERRED",
         ),
-        sa.CheckConstraint("outcome IN ('ALLOWED', 'DENIED', 'FAILED')", name="ck_retrieval_evidence_outcome"),
+        sa.CheckConstraint(
+            "outcome IN ('ALLOWED', 'DENIED', 'FAILED')", name="ck_retrieval_evidence_outcome"
+        ),
         sa.CheckConstraint(f"reason_code IN ({reasons})", name="ck_retrieval_evidence_reason_code"),
         sa.CheckConstraint(
             "action IN ('query', 'retrieve', 'search', 'list')", name="ck_retrieval_evidence_action"
@@ -99,7 +125,7 @@ def _evidence() -> None:
             f"ix_retrieval_evidence_{name}", "retrieval_evidence", ["tenant_id", column, "evidence_id"]
         )
     row_level_security("retrieval_evidence")
-    append_only("retrieval_evidence", erasable=("query",))
+    append_only("retrieval_evidence")
 
 
 def _documents() -> None:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from app.hoc_spine.operation_registry import OperationResult, Refusal
+from app.hoc_spine.operation_registry import OperationResult, Refusal, Settlement
 from app.hoc_spine.spine import Spine
 from app.kernel.context import Precondition
 from app.kernel.errors import ErrorKind, HocError
@@ -19,9 +19,10 @@ from tests.factories.steering import SteerableClock
 from tests.factories.tenants import Tenant, make_tenant, operator_context
 from tests.factories.worlds import start_run
 
-# Put together, so that a line of source in a trace does not hold them.
-PERSON = "@".join(("bob", "example.com"))
-SECRET = " ".join(("a", "secret", "value"))
+# Named here, so that no line of source in a trace holds them.
+PERSON = "bob@example.com"
+SECRET = "a secret value"
+BUSY = HocError(ErrorKind.UNAVAILABLE, "BUSY", "Busy.")
 NO = HocError(ErrorKind.CONFLICT, "NO", "No.", extra={"gate": "G1"})
 
 
@@ -513,3 +514,97 @@ def test_degraded_mode_is_flagged_in_the_record(
     switched_spine.dispatch("ops.degraded.exit", operator_context(), {"reason": "test"}).unwrap()
     assert own.run(handler, mode=mode).success
     assert own.record["authority_degraded"] is False
+
+
+class Settling:
+    """A handler that fails as told, time after time, and what its settlement is asked and answers."""
+
+    def __init__(self, *failures: Exception | None, recorded: bool | Exception = False) -> None:
+        self.failures = list(failures)
+        self.recorded = recorded
+        self.looked: list[Any] = []
+        self.settlement = Settlement(
+            is_recorded=self._look, refusal=lambda: HocError(ErrorKind.UNAVAILABLE, "NOT_RECORDED", "Not.")
+        )
+
+    def __call__(self, ctx: Any, payload: Probe) -> Echo:
+        answer = leave(ctx, payload)
+        failure = self.failures.pop(0)
+        if failure is not None:
+            raise failure
+        return answer
+
+    def _look(self, ctx: Any, prepared: Any) -> bool:
+        self.looked.append(prepared)
+        with ctx.read_unit():
+            pass
+        if isinstance(self.recorded, Exception):
+            raise self.recorded
+        return self.recorded
+
+
+def settle(desk: Desk, told: Settling) -> OperationResult:
+    return desk.run(
+        told, {"value": 9}, prepare=lambda _ctx, _payload: "what was prepared", settlement=told.settlement
+    )
+
+
+def test_work_that_an_outage_took_back_is_done_once_more(desk: Desk) -> None:
+    told = Settling(BUSY, None)
+    result = settle(desk, told)
+    assert (result.unwrap().value, result.committed, told.failures) == (9, True, [])
+    assert told.looked == ["what was prepared"]
+    assert (desk.name, desk.count("audit_ledger")) == ("value 9", 1)
+
+
+@pytest.mark.parametrize("recorded", [False, BUSY], ids=["not there", "nobody knows"])
+def test_work_that_cannot_be_settled_answers_with_its_own_refusal(
+    desk: Desk, recorded: bool | Exception
+) -> None:
+    result = settle(desk, Settling(BUSY, BUSY, recorded=recorded))
+    assert (result.error_code, result.committed) == ("NOT_RECORDED", False)
+    assert desk.count("audit_ledger") == 0
+
+
+def test_a_run_that_ends_in_between_is_looked_at_anew(desk: Desk) -> None:
+    told = Settling(HocError(ErrorKind.CONFLICT, "RUN_CLOSED", "Closed."), None)
+    assert settle(desk, told).success
+    assert (told.looked, desk.count("audit_ledger")) == ([], 1)
+
+
+@pytest.mark.parametrize("failure", [NO, ZeroDivisionError()])
+def test_a_refusal_or_a_bug_is_not_settled(desk: Desk, failure: Exception) -> None:
+    told = Settling(failure)
+    assert not settle(desk, told).success
+    assert (told.looked, desk.count("audit_ledger")) == ([], 0)
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_commit_without_an_answer_is_settled_by_looking(
+    desk: Desk, second_connection: sa.Connection, recorded: bool
+) -> None:
+    kills = [True]
+
+    def handler(ctx: Any, payload: Probe) -> Echo:
+        if kills.pop() if kills else False:
+            backend = ctx.connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+            ended = sa.text("SELECT pg_terminate_backend(:pid, 10000)")
+            assert second_connection.execute(ended, {"pid": backend}).scalar_one()
+        return Echo(value=payload.value)
+
+    settlement = Settlement(is_recorded=lambda _ctx, _prepared: recorded, refusal=lambda: NO)
+    result = desk.run(handler, {"value": 9}, settlement=settlement)
+    assert (result.unwrap().value, result.committed) == (9, True)
+
+
+@pytest.mark.parametrize("dialect", ["postgresql"], indirect=True)
+def test_without_a_settlement_an_unknown_commit_is_busy(desk: Desk, second_connection: sa.Connection) -> None:
+    def handler(ctx: Any, _payload: Probe) -> Echo:
+        backend = ctx.connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+        ended = sa.text("SELECT pg_terminate_backend(:pid, 10000)")
+        assert second_connection.execute(ended, {"pid": backend}).scalar_one()
+        return Echo()
+
+    result = desk.run(handler)
+    assert (result.error_code, result.committed) == ("BUSY", False)
