@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import sqlalchemy as sa
 
@@ -44,14 +45,28 @@ def create_roles() -> None:
                         CREATE ROLE {role} NOLOGIN;
                     END IF;
                 EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$""",
+                # Since PostgreSQL 16 who makes a role is its member and still may not take it on (SET).
                 f"""DO $$ BEGIN
-                    IF NOT pg_has_role(current_user, '{role}', 'MEMBER') THEN
+                    IF NOT pg_has_role(current_user, '{role}', CASE
+                        WHEN current_setting('server_version_num')::int < 160000 THEN 'MEMBER' ELSE 'SET' END)
+                    THEN
                         EXECUTE format('GRANT {role} TO %I', current_user);
                     END IF;
+                EXCEPTION WHEN insufficient_privilege THEN
+                    RAISE EXCEPTION 'an administrator must run: GRANT {APP_ROLE}, {MAINTENANCE_ROLE} TO %',
+                        quote_ident(current_user) USING ERRCODE = 'insufficient_privilege';
                 END $$""",
                 f"GRANT USAGE ON SCHEMA public TO {role}",
             )
         )
+
+
+@contextmanager
+def as_maintenance() -> Iterator[None]:
+    """Write rows past row security (PostgreSQL), which is forced on the owner of the tables too."""
+    run_ddl(postgresql=f"SET LOCAL ROLE {MAINTENANCE_ROLE}")
+    yield
+    run_ddl(postgresql="RESET ROLE")
 
 
 def grant(

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
+from datetime import datetime
 
 import app.db.catalogue  # noqa: F401 - fills the register of governed tables
 from app.connectors.repository import RepositoryConnector, RepositoryReads
+from app.db.connection import DriverConnection
 from app.db.engine import make_engine
 from app.db.migrations import check_schema
 from app.domains.activity.engines import runs as run_engine
 from app.domains.knowledge.engines import search
-from app.domains.logs.engines import facts, idempotency, ledger
+from app.domains.logs.engines import idempotency, ledger
+from app.domains.logs.engines.facts import flush
+from app.domains.logs.engines.tiles import TileCache
+from app.domains.logs.models import Fact
 from app.domains.policies.engines.snapshot_cache import SnapshotCache
 from app.domains.repository.engines import artifacts, tokenizer
 from app.domains.tenants.engines import credentials, state
 from app.hoc_spine.audit_store import AuditStore
 from app.hoc_spine.consequences.adapters.dispatch_metrics import DispatchMetricsAdapter
 from app.hoc_spine.consequences.pipeline import ConsequencePipeline
+from app.hoc_spine.coordinators.log_files import LogFiles
 from app.hoc_spine.coordinators.retrieval_access import RevokedRules
 from app.hoc_spine.handlers import (
     evidence,
@@ -29,19 +36,31 @@ from app.hoc_spine.handlers import (
     policies,
     repository,
     repository_artifacts,
+    repository_bundles,
     repository_collections,
+    repository_lineage,
+    repository_maintenance,
+    repository_outputs,
+    repository_packages,
     repository_queries,
+    repository_redaction,
+    repository_relationships,
     repository_revisions,
+    repository_runs,
+    repository_snapshots,
     retrieval,
     run_endings,
     runs,
     switches,
+    tenant_log,
     tenants,
     traces,
 )
+from app.hoc_spine.log_watch import LogWatch
 from app.hoc_spine.maintenance import MaintenanceLoop
 from app.hoc_spine.operation_registry import OperationRegistry
 from app.hoc_spine.ports import Services, SpinePorts
+from app.hoc_spine.sequencer import LogSequencerLoop
 from app.hoc_spine.spine import Spine
 from app.hoc_spine.transactions import Transactions
 from app.hoc_spine.worker import PlaneWorkers
@@ -61,13 +80,23 @@ HANDLERS = (
     policies,
     repository,
     repository_artifacts,
+    repository_bundles,
     repository_collections,
+    repository_lineage,
+    repository_outputs,
+    repository_packages,
+    repository_maintenance,
     repository_queries,
+    repository_redaction,
+    repository_relationships,
     repository_revisions,
+    repository_snapshots,
+    repository_runs,
     retrieval,
     run_endings,
     runs,
     switches,
+    tenant_log,
     tenants,
     traces,
 )
@@ -83,22 +112,23 @@ def build_spine(
     """Build the spine of a process; raise SchemaError when the database cannot serve it."""
     if verify_schema:
         check_schema(settings.database_url)
-    engine = make_engine(
-        settings.database_url, pool_size=settings.pool_size, busy_timeout_ms=settings.lock_timeout_ms
-    )
-    registry = OperationRegistry()
-    for module in HANDLERS:
-        for operation in module.OPERATIONS:
-            registry.register(operation)
-    registry.freeze()
     pipeline = ConsequencePipeline()
     metrics = DispatchMetricsAdapter()
     pipeline.register(metrics)
     pipeline.freeze()
     audit_store = AuditStore(settings.redis_url)
+    clock = clock or SystemClock()
+    transactions = _transactions(settings)
+    files = LogFiles(settings.log_key_path, settings.checkpoint_path, makes_key=settings.backend == "sqlite")
+    watch = LogWatch(
+        lambda: transactions.read("_system", role="hoc_maintenance"),
+        settings=settings,
+        files=files,
+        clock=clock,
+    )
     services = Services(
         settings=settings,
-        clock=clock or SystemClock(),
+        clock=clock,
         ids=ids or Uuid7Ids(),
         digest_key=state.DigestKeys().get,
         connectors={"repository": _repository_connector()},
@@ -108,22 +138,43 @@ def build_spine(
             "snapshots": SnapshotCache(),
             "revoked_rules": RevokedRules(),
             "plane_wake": threading.Event(),
+            "log_files": files,
+            "log_tiles": TileCache(),
+            "log_watch": watch,
         },
     )
     spine = Spine(
-        registry=registry,
-        transactions=Transactions(
-            engine,
-            statement_timeout_ms=settings.statement_timeout_ms,
-            lock_timeout_ms=settings.lock_timeout_ms,
-        ),
-        ports=_ports(),
+        registry=_registry(),
+        transactions=transactions,
+        ports=_ports(watch),
         services=services,
         audit_store=audit_store,
         pipeline=pipeline,
     )
-    spine.background.extend((PlaneWorkers(spine), MaintenanceLoop(spine)))
+    spine.background.extend((PlaneWorkers(spine), MaintenanceLoop(spine), watch))
+    if settings.log_sequencer == "inline":
+        spine.background.append(LogSequencerLoop(spine))
     return spine
+
+
+def _registry() -> OperationRegistry:
+    registry = OperationRegistry()
+    for module in HANDLERS:
+        for operation in module.OPERATIONS:
+            registry.register(operation)
+    registry.freeze()
+    return registry
+
+
+def _transactions(settings: Settings) -> Transactions:
+    engine = make_engine(
+        settings.database_url, pool_size=settings.pool_size, busy_timeout_ms=settings.lock_timeout_ms
+    )
+    return Transactions(
+        engine,
+        statement_timeout_ms=settings.statement_timeout_ms,
+        lock_timeout_ms=settings.lock_timeout_ms,
+    )
 
 
 def _repository_connector() -> RepositoryConnector:
@@ -139,10 +190,17 @@ def _repository_connector() -> RepositoryConnector:
     )
 
 
-def _ports() -> SpinePorts:
+def _ports(watch: LogWatch) -> SpinePorts:
+    def flush_facts(
+        connection: DriverConnection, facts: Sequence[Fact], *, tenant_id: str, now: datetime
+    ) -> None:
+        if facts:
+            watch.require_room()
+        flush(connection, facts, tenant_id=tenant_id, now=now)
+
     return SpinePorts(
         load_standing=state.load_standing,
-        flush_facts=facts.flush,
+        flush_facts=flush_facts,
         append_entries=ledger.append_entries,
         append_events=ledger.append_events,
         claim_key=idempotency.claim,

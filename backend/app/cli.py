@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NoReturn, Self
 
@@ -18,11 +19,16 @@ from rich.table import Table
 from app.bootstrap import build_spine
 from app.db.migrations import SchemaError, check_schema, head_revision, upgrade
 from app.demo import DemoError, play
+from app.hoc_spine.coordinators.log_files import write_new_key
 from app.hoc_spine.maintenance import drain
+from app.hoc_spine.payload import LaxPayload
+from app.hoc_spine.sequencer import LogSequencer, sequence_until_stopped
 from app.hoc_spine.spine import Spine
 from app.kernel.context import Actor, RequestContext
 from app.kernel.errors import HocError
+from app.kernel.files import LocalFile
 from app.kernel.ids import Uuid7Ids
+from app.library_face.delivery import save_snapshot
 from app.settings import Settings
 
 cli = typer.Typer(
@@ -35,14 +41,22 @@ cli = typer.Typer(
 tenants = typer.Typer(help="Tenants.", no_args_is_help=True)
 keys = typer.Typer(help="API keys of a tenant.", no_args_is_help=True)
 maintenance = typer.Typer(help="Due work.", no_args_is_help=True)
+log = typer.Typer(help="The Merkle logs of the tenants.", no_args_is_help=True)
+repository = typer.Typer(help="The knowledge repository of a tenant.", no_args_is_help=True)
+snapshot = typer.Typer(help="Snapshots of a tenant's knowledge repository.", no_args_is_help=True)
 cli.add_typer(tenants, name="tenants")
 cli.add_typer(keys, name="keys")
 cli.add_typer(maintenance, name="maintenance")
+cli.add_typer(log, name="log")
+cli.add_typer(repository, name="repository")
+cli.add_typer(snapshot, name="snapshot")
 
 TenantId = Annotated[str, typer.Option("--tenant-id", help="The tenant.")]
 KeyId = Annotated[str, typer.Option("--key-id", help="The key.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the audit ledger.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SnapshotPath = Annotated[Path, typer.Argument(help="A snapshot, zip or folder.", exists=True, readable=True)]
+Payload = Mapping[str, Any]
 OPERATOR = Actor("HUMAN", "operator")
 
 
@@ -66,19 +80,23 @@ def serve(
             # Worker processes put their metrics together through files; each of them answers for all.
             directory = stack.enter_context(TemporaryDirectory(prefix="hoc-metrics-"))
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
-        uvicorn.run(
-            "app.main:create_app",
-            factory=True,
-            host=host,
-            port=port,
-            workers=workers,
-            access_log=False,
-            log_config=None,
-            http="app.api.http_protocol:BoundedHttpProtocol",
-            ws="none",
-            server_header=False,
-            timeout_graceful_shutdown=30,
-        )
+        try:
+            uvicorn.run(
+                "app.main:create_app",
+                factory=True,
+                host=host,
+                port=port,
+                workers=workers,
+                access_log=False,
+                log_config=None,
+                http="app.api.http_protocol:BoundedHttpProtocol",
+                ws="none",
+                server_header=False,
+                timeout_graceful_shutdown=30,
+            )
+        except SystemExit as stopped:
+            # uvicorn has its own code for a server that did not start; it has said why.
+            raise typer.Exit(1 if stopped.code else 0) from None
 
 
 @cli.command()
@@ -193,6 +211,97 @@ def revoke_key(tenant_id: TenantId, key_id: KeyId, reason: ReasonOption, as_json
     _operate("ops.keys.revoke", payload, as_json=as_json)
 
 
+@snapshot.command("export")
+def export_snapshot(
+    path: Annotated[Path, typer.Argument(help="Where to: a file that ends in .zip, or a new folder.")],
+    tenant_id: TenantId,
+    collection: Annotated[list[str] | None, typer.Option(help="Only these collections; repeatable.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a snapshot of a tenant's repository, or of some of its collections."""
+    with _Session() as session:
+        made = session.call("repository.snapshots.export", {"collections": collection}, tenant_id=tenant_id)
+        try:
+            save_snapshot(made, path, now=session.spine.services.clock.now())
+        except OSError as error:
+            _fail(f"STORAGE_FAILED: {error.strerror or error}")
+        _show(made.model_dump(mode="json"), as_json=as_json)
+
+
+@snapshot.command("import")
+def import_snapshot(
+    path: SnapshotPath,
+    tenant_id: TenantId,
+    policy: Annotated[str, typer.Option(help="fail, skip_identical or fast_forward.")] = "fail",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would become of it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a snapshot into a tenant's repository, all or nothing."""
+    given = LaxPayload(content=LocalFile(path), policy=policy, dry_run=dry_run)
+    with _Session() as session:
+        report = session.dispatch("repository.snapshots.import", given, tenant_id=tenant_id)
+    _show(report, as_json=as_json)
+    if report["errors"] or report["conflicts_total"]:
+        raise typer.Exit(1)
+
+
+@snapshot.command("verify")
+def verify_snapshot(path: SnapshotPath, tenant_id: TenantId, as_json: AsJson = False) -> None:
+    """Read a snapshot from end to end and say whether it is whole."""
+    with _Session() as session:
+        given = LaxPayload(content=LocalFile(path))
+        report = session.dispatch("repository.snapshots.verify", given, tenant_id=tenant_id)
+    _show(report, as_json=as_json)
+    if not report["valid"]:
+        raise typer.Exit(1)
+
+
+@log.command("sequence")
+def sequence_log(
+    once: Annotated[bool, typer.Option("--once", help="Work off what waits, sign, and end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Sequence the facts of all tenants and sign their logs, until it is stopped."""
+    with _Session() as session:
+        done = LogSequencer(session.spine).drain() if once else sequence_until_stopped(session.spine)
+    if done.held:
+        _fail("LEASE_HELD: another sequencer is at work")
+    _show({"sequenced": done.taken, "signed": done.signed, "halted": done.halted}, as_json=as_json)
+
+
+@log.command("status")
+def show_log_status(
+    tenant_id: Annotated[str | None, typer.Option(help="A tenant; all when left out.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a tenant's log is, or whether the logs of all keep up; exit 1 when they do not."""
+    if tenant_id is not None:
+        _operate("log.status", {}, tenant_id=tenant_id, as_json=as_json)
+        return
+    with _Session() as session:
+        report = session.spine.services.caches["log_watch"].report()
+    _show(report, as_json=as_json)
+    if report["status"] == "failed":
+        raise typer.Exit(1)
+
+
+@log.command("keygen")
+def make_log_key(
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="One that is there is fine.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the signing key in HOC_LOG_KEY_FILE, mode 0600; refuse to replace one."""
+    file = _settings().log_key_path
+    if file is None:
+        _fail("NO_KEY_FILE: set HOC_LOG_KEY_FILE to where the key belongs")
+    try:
+        if not write_new_key(file) and not if_missing:
+            _fail(f"KEY_EXISTS: {file} is there already")
+    except OSError as error:
+        _fail(f"KEY_FILE_FAILED: {error.strerror}")
+    _show({"file": str(file)}, as_json=as_json)
+
+
 class _Session:
     """One spine for one command; a refusal ends the program with exit code 1."""
 
@@ -207,10 +316,13 @@ class _Session:
     def __exit__(self, *_exc: object) -> None:
         self.spine.close()
 
-    def dispatch(
-        self, name: str, payload: Mapping[str, Any], *, tenant_id: str | None = None
-    ) -> dict[str, Any]:
+    def dispatch(self, name: str, payload: Payload, *, tenant_id: str | None = None) -> dict[str, Any]:
         """Dispatch as the operator, or inside a tenant as the trusted host, and return JSON members."""
+        data = self.call(name, payload, tenant_id=tenant_id)
+        return dict(orjson.loads(TypeAdapter(self.spine.registry.get(name).output).dump_json(data)))
+
+    def call(self, name: str, payload: Payload, *, tenant_id: str | None = None) -> Any:
+        """Dispatch and return the answer as it is; a refusal ends the program."""
         context = RequestContext(
             tenant_id=tenant_id or "_system",
             actor=OPERATOR,
@@ -218,23 +330,21 @@ class _Session:
             door="worker" if tenant_id else "operator",
         )
         try:
-            data = self.spine.dispatch(name, context, payload).unwrap()
+            return self.spine.dispatch(name, context, payload).unwrap()
         except HocError as error:
             for item in error.errors:
                 typer.echo(f"  {item.get('field', '')}: {item.get('detail', '')}", err=True)
             _fail(f"{error.code}: {error.detail}")
-        operation = self.spine.registry.get(name)
-        return dict(orjson.loads(TypeAdapter(operation.output).dump_json(data)))
 
 
-def _operate(name: str, payload: Mapping[str, Any], *, as_json: bool, tenant_id: str | None = None) -> None:
+def _operate(name: str, payload: Payload, *, as_json: bool, tenant_id: str | None = None) -> None:
     with _Session() as session:
         _show(session.dispatch(name, payload, tenant_id=tenant_id), as_json=as_json)
 
 
 def _list(
     name: str,
-    payload: Mapping[str, Any],
+    payload: Payload,
     columns: tuple[str, ...],
     *,
     as_json: bool,
@@ -252,10 +362,17 @@ def _list(
     if as_json:
         typer.echo(orjson.dumps(items, option=orjson.OPT_INDENT_2).decode())
         return
-    table = Table(*columns, box=None)
+    table = Table(box=None)
+    for column in columns:
+        # An id that is cut off is of no use.
+        table.add_column(column, overflow="fold")
     for item in items:
         table.add_row(*(str(item[column]) for column in columns))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        # Whoever reads a pipe counts lines.
+        console.width = 1000
+    console.print(table)
 
 
 def _show(data: Mapping[str, Any], *, as_json: bool) -> None:
@@ -338,6 +455,40 @@ def run_maintenance(as_json: AsJson = False) -> None:
     with _Session() as session:
         jobs, report = drain(session.spine)
     _show({"plane_jobs": jobs, "runs_expired": report.runs_expired}, as_json=as_json)
+
+
+@repository.command("fsck")
+def check_repository(
+    tenant_id: TenantId,
+    scope: Annotated[str, typer.Option(help="An artifact id, or all.")] = "all",
+    read_content: Annotated[bool, typer.Option(help="Hash the stored bytes again.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Check a tenant's repository; exit 1 when anything but a warning was found."""
+    payload = {"scope": scope, "read_content": read_content}
+    with _Session() as session:
+        report = session.dispatch("repository.verify", payload, tenant_id=tenant_id)
+    if as_json:
+        _show(report, as_json=True)
+    else:
+        for finding in report["findings"]:
+            typer.echo(f"{finding['code']}  {finding['entity']}  {finding['detail']}")
+        counts = ", ".join(f"{number} {name}" for name, number in report["checked"].items())
+        typer.echo(f"{'clean' if report['clean'] else 'DAMAGED'}: {report['total']} findings in {counts}")
+    if not report["clean"]:
+        raise typer.Exit(1)
+
+
+@repository.command("gc")
+def collect_garbage(
+    tenant_id: TenantId,
+    grace_days: Annotated[int | None, typer.Option(help="Days after deletion; else the setting.")] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; without it, only count.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give up bytes that nothing live or cited needs; without --apply only tell what would go."""
+    payload = {"dry_run": not apply, "grace_days": grace_days}
+    _operate("repository.gc", payload, tenant_id=tenant_id, as_json=as_json)
 
 
 def main() -> None:

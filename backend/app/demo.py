@@ -23,6 +23,7 @@ AGENT = "docs-assistant"
 PURPOSE = "answer_question"
 STARTUP_SECONDS = 30
 JOB_SECONDS = 120
+CHECKPOINT_SECONDS = 10
 
 
 class DemoError(RuntimeError):
@@ -265,13 +266,27 @@ def _report(http: httpx.Client, run_id: str) -> None:
     _say("governance log", f"{log['total_events']} events")
     for event in log["events"]:
         _say("", f"{event['timestamp']} {event['event_type']} {event['entity_id']}")
-    proof = _expect(http.get(f"/api/v1/runs/{run_id}/proof"), 200)
+    proof = _proof(http, run_id)
     integrity, facts = proof["integrity"], proof["facts"]
     _say("proof", f"{facts['found']} of {facts['expected']} facts, {integrity['chain_length']} steps chained")
     _say("proof", f"root {integrity['root_hash']}")
+    _say(
+        "log", f"{proof['log']['status']}, {proof['log']['size']} entries signed as {proof['log']['origin']}"
+    )
     typer.echo(f"proof: {integrity['verification_status']}")
     if integrity["verification_status"] != "VERIFIED":
         raise DemoError(str(integrity["failure_reason"]))
+
+
+def _proof(http: httpx.Client, run_id: str) -> dict[str, Any]:
+    """Return the proof once the newest checkpoint covers the run; at once where no key signs any."""
+    signs = bool(_expect(http.get("/api/v1/log"), 200)["vkeys"])
+    deadline = time.monotonic() + CHECKPOINT_SECONDS
+    while True:
+        proof = _expect(http.get(f"/api/v1/runs/{run_id}/proof"), 200)
+        if proof["log"]["status"] == "INCLUDED" or not signs or time.monotonic() > deadline:
+            return proof
+        time.sleep(0.1)
 
 
 def _expect(response: httpx.Response, *statuses: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from app.api.application import build_application
 from app.api.worker_pool import DispatchPool
 from app.bootstrap import build_spine
 from app.hoc_spine.spine import Spine
+from app.kernel.errors import safe_trace
 from app.settings import Settings
 
 
@@ -49,7 +50,10 @@ def create_app(spine: Spine | None = None) -> FastAPI:
 
 
 def configure_logging(settings: Settings) -> None:
-    """Write structured log lines to standard error: JSON, or coloured text for a person."""
+    """Write structured log lines to standard error: JSON, or coloured text for a person.
+
+    Exceptions show where they came from and no values: those may be secrets, or somebody's data.
+    """
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -59,8 +63,7 @@ def configure_logging(settings: Settings) -> None:
         structlog.configure(
             processors=[
                 *shared,
-                # Plain tracebacks: the values of local variables may be secrets.
-                structlog.processors.format_exc_info,
+                structlog.processors.ExceptionRenderer(lambda raised: safe_trace(raised[1])),
                 structlog.processors.JSONRenderer(serializer=orjson.dumps, default=str),
             ],
             wrapper_class=_level(settings),
@@ -68,7 +71,10 @@ def configure_logging(settings: Settings) -> None:
             cache_logger_on_first_use=True,
         )
         return
-    console = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(),
+        exception_formatter=lambda stream, raised: print(safe_trace(raised[1]), file=stream),
+    )
     structlog.configure(
         processors=[*shared, console],
         wrapper_class=_level(settings),

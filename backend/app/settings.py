@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import sqlalchemy as sa
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -33,12 +33,48 @@ class Settings(BaseSettings):
     ingest_roots: dict[str, Path] = Field(default_factory=dict)
     maintenance_interval_seconds: int = Field(60, ge=1)
 
+    log_sequencer: Literal["inline", "external", "off"] = "inline"
+    log_interval_ms: int = Field(200, ge=10, le=60_000)
+    log_batch: int = Field(4096, ge=1, le=65_536)
+    checkpoint_interval_ms: int = Field(500, ge=0, le=3_600_000)
+    log_max_pending: int = Field(1_000_000, ge=1)
+    # A name in signatures: no white space, no plus sign, and not the beginning of a DSSE envelope.
+    log_origin: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$")
+    log_key_file: Path | None = None
+    checkpoint_dir: Path | None = None
+
     repository_max_content_bytes: int = Field(16_777_216, ge=1)
     repository_max_bulk_items: int = Field(1000, ge=1)
     repository_max_bulk_bytes: int = Field(67_108_864, ge=1)
     repository_require_if_match: bool = False
+    repository_gc_grace_days: int = Field(30, ge=0, le=36_500)
+    repository_max_snapshot_bytes: int = Field(2_147_483_648, ge=1)
+    repository_max_snapshot_records: int = Field(5_000_000, ge=1)
+
+    @field_validator("log_origin")
+    @classmethod
+    def _is_no_envelope(cls, origin: str | None) -> str | None:
+        if origin is not None and origin.startswith("DSSEv1"):
+            raise ValueError("must not begin with DSSEv1")
+        return origin
 
     @cached_property
     def backend(self) -> str:
         """`sqlite` or `postgresql`."""
         return sa.make_url(self.database_url).get_backend_name()
+
+    @cached_property
+    def log_key_path(self) -> Path | None:
+        """Where the signing key is: as set, or beside the SQLite database; None without either."""
+        return self.log_key_file or self._beside_database("-log-key.pem")
+
+    @cached_property
+    def checkpoint_path(self) -> Path | None:
+        """Where checkpoints are kept outside the database: as set, or beside the SQLite database."""
+        return self.checkpoint_dir or self._beside_database("-checkpoints")
+
+    def _beside_database(self, suffix: str) -> Path | None:
+        file = sa.make_url(self.database_url).database
+        if self.backend != "sqlite" or file in (None, "", ":memory:"):
+            return None
+        return Path(f"{file}{suffix}")

@@ -29,6 +29,8 @@ SPINE_SETTINGS: dict[str, Any] = {
     "operator_token": OPERATOR_TOKEN,
     # Tests of the limits set their own; in the others a busy minute must not be refused.
     "rate_limit_anonymous_rpm": 1_000_000,
+    # Nothing sequences the shared database; tests of the log have databases of their own.
+    "log_sequencer": "off",
 }
 _ENVIRONMENT = pytest.StashKey[Environment]()
 

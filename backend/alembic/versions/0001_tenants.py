@@ -10,6 +10,7 @@ from hoc_ddl import (
     BYTES,
     FLAG,
     TS,
+    as_maintenance,
     create_roles,
     drop_tables,
     fixed_columns,
@@ -167,7 +168,8 @@ def _system() -> None:
         f"INSERT INTO tenants ({tenant}) VALUES ({ledger})",
         f"INSERT INTO tenant_state (tenant_id, runs_day, created_at) VALUES ({state})",
     )
-    run_ddl(sqlite=seed, postgresql=seed)
+    with as_maintenance():
+        run_ddl(sqlite=seed, postgresql=seed)
 
 
 def upgrade() -> None:

@@ -383,7 +383,7 @@ def _steps() -> None:
 
 
 def _step_guard() -> None:
-    """Let a step in only at the end of an open trace, linked to the step before it (proof page, 4.1)."""
+    """Let a step in only at the end of an open trace, linked to the step before it."""
     run_ddl(
         sqlite=(
             """CREATE TRIGGER aos_trace_steps_open BEFORE INSERT ON aos_trace_steps FOR EACH ROW

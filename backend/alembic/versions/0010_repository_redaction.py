@@ -50,9 +50,7 @@ def upgrade() -> None:
     erased = " AND ".join(f"NEW.{column} IS NULL" for column in ERASABLE)
     # The bytes alone may go, once; or all that the revision says, once, also after its bytes.
     content = f"OLD.redaction IS NULL AND NEW.redaction = 'CONTENT' AND {untouched}"
-    full = (
-        f"(OLD.redaction IS NULL OR OLD.redaction = 'CONTENT') AND NEW.redaction = 'FULL' AND {erased}"
-    )
+    full = f"(OLD.redaction IS NULL OR OLD.redaction = 'CONTENT') AND NEW.redaction = 'FULL' AND {erased}"
     # A comparison with null is no refusal: WHEN needs a condition that is true or false.
     door = f"CASE WHEN ({content}) OR ({full}) THEN 1 ELSE 0 END = 1"
     _guard(f"{kept} AND NEW.redacted_at IS NOT NULL AND {door}")

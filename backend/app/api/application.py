@@ -59,6 +59,8 @@ def build_application(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Metrics and logs are our own; the framework would ask three providers on every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         lifespan=lifespan,
         exception_handlers={HTTPException: refuse},
         middleware=[
@@ -68,9 +70,10 @@ def build_application(
         ],
     )
     application.router.routes[:0] = [
+        # First, because nearly every request is for it; it leaves paths that it does not know to the others.
+        OperationTable(routes, spine=spine, door=door, pool=pool),
         *health_routes(spine),
         _document_route(routes, spine.registry),
-        OperationTable(routes, spine=spine, door=door, pool=pool),
     ]
     return application
 

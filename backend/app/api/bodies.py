@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any, Final
 
 from starlette.types import Receive
@@ -11,9 +14,11 @@ from app.api.errors import ClientGoneError, HttpRefusal
 from app.api.exchange import Headers
 from app.kernel.canonical_json import CanonicalJsonError, loads
 from app.kernel.errors import ErrorKind, HocError
+from app.kernel.files import LocalFile
 
 IDLE_SECONDS: Final = 30.0
 MAX_DEPTH: Final = 100
+SPOOL_BYTES: Final = 1 << 20
 _CONTAINERS: Final = frozenset((dict, list))
 
 
@@ -37,9 +42,35 @@ def too_large(limit: int, actual: int | None = None) -> HocError:
 
 async def read_body(receive: Receive, *, limit: int, declared: int | None) -> bytes:
     """Return the whole body; refuse it as soon as it is over the limit, whatever its head declared."""
+    return b"".join([chunk async for chunk in _chunks(receive, limit=limit, declared=declared)])
+
+
+async def spool_body(receive: Receive, *, limit: int, declared: int | None) -> LocalFile:
+    """Return the whole body as a file that goes with the value; refuse it as soon as it is over the limit."""
+    file = await asyncio.to_thread(_new_file)
+    buffer = bytearray()
+    async for chunk in _chunks(receive, limit=limit, declared=declared):
+        buffer += chunk
+        if len(buffer) >= SPOOL_BYTES:
+            await asyncio.to_thread(_append, file.path, bytes(buffer))
+            buffer.clear()
+    await asyncio.to_thread(_append, file.path, bytes(buffer))
+    return file
+
+
+def _new_file() -> LocalFile:
+    folder = Path(tempfile.mkdtemp(prefix="hoc-upload-"))
+    return LocalFile.spooled(folder / "body", folder=folder)
+
+
+def _append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
+
+
+async def _chunks(receive: Receive, *, limit: int, declared: int | None) -> AsyncIterator[bytes]:
     if declared is not None and declared > limit:
         raise too_large(limit, declared)
-    chunks: list[bytes] = []
     size = 0
     while True:
         try:
@@ -55,9 +86,9 @@ async def read_body(receive: Receive, *, limit: int, declared: int | None) -> by
         size += len(chunk)
         if size > limit:
             raise too_large(limit)
-        chunks.append(chunk)
+        yield chunk
         if not message.get("more_body", False):
-            return b"".join(chunks)
+            return
 
 
 def read_json_object(raw: bytes, headers: Headers) -> dict[str, Any]:

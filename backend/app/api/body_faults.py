@@ -11,6 +11,8 @@ from app.kernel.errors import ErrorKind, HocError
 
 MAX_INTEGER_DIGITS: Final = 300
 MAX_DEPTH: Final = 100
+# A document lies in the body, in a member of it, in an item of a list, or in an item of a member's list.
+MAX_DOCUMENT_DEPTH: Final = 4
 _REPEATED: Final = "is there more than once"
 
 
@@ -30,7 +32,8 @@ class _Members(list[tuple[str, Any]]):
 def document_refusal(raw: bytes, documents: Sequence[str], *, whole: str | None = None) -> HocError | None:
     """Return INVALID_METADATA when the first fault of a body lies inside one of its documents.
 
-    `documents` are members of the body or of its `items`; `whole` names the document that the body itself is.
+    `documents` are members of the body, or of objects and lists of objects in it; `whole` names the document
+    that the body itself is.
     None: the fault lies elsewhere, or the text is no JSON at all.
     """
     try:
@@ -118,7 +121,7 @@ def _document_of(
 ) -> tuple[str | None, tuple[str, ...]]:
     if whole is not None:
         return whole, path
-    at = 2 if path[:1] == ("items",) else 0
-    if len(path) > at and path[at] in documents:
-        return path[at], path[at + 1 :]
+    for at, part in enumerate(path[:MAX_DOCUMENT_DEPTH]):
+        if part in documents:
+            return part, path[at + 1 :]
     return None, ()

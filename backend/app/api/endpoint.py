@@ -16,7 +16,7 @@ from app.api.deps import Doorkeeper, operator_context, read_run_id, tenant_conte
 from app.api.errors import field_of
 from app.api.exchange import Exchange
 from app.api.preconditions import etag_of, read_if_none_match
-from app.api.results import Members, bytes_answer, fill, next_link, not_modified, pick
+from app.api.results import Members, bytes_answer, file_answer, fill, next_link, not_modified, pick
 from app.api.routing import Route
 from app.hoc_spine.authentication import Credential
 from app.hoc_spine.operation_registry import Operation, OperationRegistry, OperationResult
@@ -24,6 +24,7 @@ from app.hoc_spine.payload import LaxPayload
 from app.hoc_spine.spine import Spine
 from app.kernel.context import RequestContext
 from app.kernel.errors import ErrorKind, HocError
+from app.kernel.files import LocalFile
 
 BODY_METHODS: Final = frozenset(("POST", "PUT", "PATCH"))
 _NOSNIFF: Final = ("x-content-type-options", "nosniff")
@@ -37,6 +38,7 @@ class Call:
     path_values: tuple[str, ...]
     query_string: bytes
     body: bytes = b""
+    file: LocalFile | None = None
     admitted: bool = False
     credential: Credential | None = None
 
@@ -106,7 +108,7 @@ class Endpoint:
 
     def _body_members(self, call: Call) -> dict[str, Any]:
         if self.route.raw_body:
-            members: dict[str, Any] = {"content": call.body}
+            members: dict[str, Any] = {"content": call.body if call.file is None else call.file}
             media_type = call.exchange.headers.single(b"content-type")
             if self._has_media_type and media_type:
                 members["media_type"] = media_type
@@ -167,11 +169,14 @@ class Endpoint:
             version = pick(data, "version" if route.etag is True else route.etag)
             if version is not None:
                 headers.append(("etag", etag_of(int(version))))
-        headers.append(
-            ("cache-control", "private, no-cache" if route.etag and not self._writes else "no-store")
-        )
-        if route.response == "bytes":
+        standing = "private, no-cache" if route.etag and not self._writes else "no-store"
+        headers.append(("cache-control", route.cache_control or standing))
+        if route.response == "bytes" or (
+            route.response == "text_or_json" and pick(data, "content") is not None
+        ):
             return bytes_answer(data, headers)
+        if route.response == "file":
+            return file_answer(data, headers)
         if route.location is not None:
             headers.append(("location", fill(route.location, data)))
         if route.method == "GET" and (cursor := pick(data, "next_cursor")):

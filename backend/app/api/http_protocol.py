@@ -9,7 +9,46 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 HEAD_SECONDS: Final = 15.0
+_HELD_BYTES: Final = 16 * 1024
 _REFUSALS: Final = {408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class _JoiningTransport:
+    """A transport that sends the head of an answer together with the first part of its body.
+
+    Two packets would cost the sender a second system call, and wake the receiver for half of an answer.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the transport itself has."""
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send what was held together with this, or hold this until the next step of the loop."""
+        if self._held or len(data) > _HELD_BYTES:
+            held, self._held = self._held, b""
+            if held:
+                self._transport.writelines((held, data))
+            else:
+                self._transport.write(data)
+        elif data:
+            self._held = data
+            self._loop.call_soon(self._flush)
+
+    def close(self) -> None:
+        """Send what is held, then close."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held)
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
@@ -24,7 +63,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock: whoever connects has a request to send."""
-        super().connection_made(transport)
+        super().connection_made(_JoiningTransport(transport, self.loop))  # type: ignore[arg-type]
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:

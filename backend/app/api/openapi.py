@@ -38,7 +38,7 @@ def build_document(routes: Sequence[Route], registry: OperationRegistry) -> Json
             # Another form of the same operation: an id is unique in a document.
             entry["operationId"] = f"{operation.name}.{route.path.rsplit('/', 1)[1]}"
         named.add(operation.name)
-        paths.setdefault(route.path, {})[route.method.lower()] = entry
+        paths.setdefault(route.template, {})[route.method.lower()] = entry
     return {
         "openapi": "3.1.0",
         "info": {"title": "HOC Spine", "version": API_VERSION, "description": parts.DESCRIPTION},
@@ -172,11 +172,14 @@ def _success(route: Route, operation: Operation, status: int, output: Json) -> J
         headers["Idempotent-Replay"] = {"$ref": "#/components/headers/IdempotentReplay"}
     if isinstance(operation.output, type) and issubclass(operation.output, Page):
         headers["Link"] = {"$ref": "#/components/headers/Link"}
-    if route.response == "bytes":
+    if route.response in ("bytes", "file"):
         headers["Content-Digest"] = {"$ref": "#/components/headers/ContentDigest"}
         if status == 204:
             return {"description": "There is no content.", "headers": headers}
         content: Json = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+    elif route.response == "text_or_json":
+        as_json = output["anyOf"][0]
+        content = {"application/json": {"schema": as_json}, "text/plain": {"schema": {"type": "string"}}}
     else:
         content = {"application/json": {"schema": output}}
     return {"description": _SUCCESS.get(status, "Done."), "headers": headers, "content": content}

@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from app.api.answers import Answer
-from app.api.bodies import declared_length, read_body
+from app.api.bodies import declared_length, read_body, spool_body
 from app.api.deps import Doorkeeper
 from app.api.endpoint import Call, Endpoint
 from app.api.errors import HttpRefusal
@@ -94,5 +94,7 @@ class OperationTable(BaseRoute):
         if declared is None or declared > EAGER_BODY_BYTES:
             # Nobody fills our memory before we know who it is.
             await self._pool.run(endpoint.admit, call)
-        if declared != 0:
+        if endpoint.route.spool_body:
+            call.file = await spool_body(receive, limit=endpoint.max_body_bytes, declared=declared)
+        elif declared != 0:
             call.body = await read_body(receive, limit=endpoint.max_body_bytes, declared=declared)

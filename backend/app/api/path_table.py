@@ -8,20 +8,24 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 _PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+_REST = re.compile(r"\{([a-z_][a-z0-9_]*)\*\}")
 
 
 class _Node(Generic[T]):
-    __slots__ = ("fixed", "mixed", "parameter", "value")
+    __slots__ = ("fixed", "mixed", "parameter", "rest", "value")
 
     def __init__(self) -> None:
         self.fixed: dict[str, _Node[T]] = {}
         self.mixed: list[tuple[re.Pattern[str], _Node[T]]] = []
         self.parameter: _Node[T] | None = None
+        self.rest: _Node[T] | None = None
         self.value: T | None = None
 
 
 class PathTable(Generic[T]):
     """A tree of path segments; a fixed segment wins over one with a suffix, that over a bare parameter.
+
+    A last parameter `{name*}` takes one segment or more, and yields to everything else.
 
     Parameters are returned by position, so two templates may name the same place differently.
     """
@@ -52,6 +56,10 @@ def _segments(template: str) -> Iterator[str]:
 def _child(node: _Node[T], segment: str) -> _Node[T]:
     if "{" not in segment:
         return node.fixed.setdefault(segment, _Node())
+    if _REST.fullmatch(segment):
+        if node.rest is None:
+            node.rest = _Node()
+        return node.rest
     if _PARAMETER.fullmatch(segment):
         if node.parameter is None:
             node.parameter = _Node()
@@ -79,4 +87,6 @@ def _find(node: _Node[T], segments: tuple[str, ...], index: int) -> tuple[T, tup
             return found[0], (*match.groups(), *found[1])
     if node.parameter is not None and (found := _find(node.parameter, segments, index + 1)):
         return found[0], (segment, *found[1])
+    if node.rest is not None and node.rest.value is not None and all(segments[index:]):
+        return node.rest.value, ("/".join(segments[index:]),)
     return None

@@ -83,6 +83,24 @@ def bytes_answer(data: Any, headers: list[tuple[str, str]]) -> Answer:
     )
 
 
+def file_answer(data: Any, headers: list[tuple[str, str]]) -> Answer:
+    """Return a file that the operation made, with the digests that name it."""
+    raw = bytes.fromhex(str(pick(data, "content_digest")).removeprefix("sha256:"))
+    digest = b64encode(raw).decode("ascii")
+    return Answer(
+        200,
+        [
+            ("content-type", str(pick(data, "media_type"))),
+            ("content-digest", f"sha-256=:{digest}:"),
+            ("snapshot-digest", str(pick(data, "snapshot_digest"))),
+            ("content-disposition", "attachment"),
+            *headers,
+        ],
+        b"",
+        file=pick(data, "content"),
+    )
+
+
 def not_modified(answer: Answer, tags: frozenset[str]) -> Answer:
     """Return 304 when the answer's entity tag is among the given ones, else the answer."""
     etag = dict(answer.headers).get("etag")

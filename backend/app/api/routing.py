@@ -11,12 +11,17 @@ API_ROOT = "/api/v1"
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 StatusRule = int | Callable[[Any], int]
 ETagRule = bool | str
-_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+_PARAMETER = re.compile(r"\{([a-z_][a-z0-9_]*)\*?\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Describe one method of one path and the single operation it dispatches."""
+    """Describe one method of one path and the single operation it dispatches.
+
+    `spool_body` is a raw body that goes to the operation as a file on disk, `response="file"` an answer that
+    comes from one; `response="text_or_json"` is text where the result has `content`. `cache_control` replaces
+    the header that a route of its kind has. A last path parameter `{name*}` takes the rest of the path.
+    """
 
     method: Method
     path: str
@@ -28,9 +33,11 @@ class Route:
     etag: ETagRule = False
     location: str | None = None
     raw_body: bool = False
+    spool_body: bool = False
     body_member: str | None = None
     documents: tuple[str, ...] = ()
-    response: Literal["json", "bytes"] = "json"
+    response: Literal["json", "bytes", "file", "text_or_json"] = "json"
+    cache_control: str | None = None
     operator: bool = False
     query: tuple[str, ...] | None = None
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -41,6 +48,11 @@ class Route:
     def path_parameters(self) -> tuple[str, ...]:
         """Return the names of the path parameters, in path order."""
         return tuple(_PARAMETER.findall(self.path))
+
+    @property
+    def template(self) -> str:
+        """Return the path as documents write it; `{name*}`, the rest of a path, is a parameter there."""
+        return self.path.replace("*}", "}")
 
 
 class OperationRoutes:
@@ -68,9 +80,11 @@ class OperationRoutes:
         etag: ETagRule = False,
         location: str | None = None,
         raw_body: bool = False,
+        spool_body: bool = False,
         body_member: str | None = None,
         documents: Sequence[str] = (),
-        response: Literal["json", "bytes"] = "json",
+        response: Literal["json", "bytes", "file", "text_or_json"] = "json",
+        cache_control: str | None = None,
         operator: bool | None = None,
         query: Sequence[str] | None = None,
         missing: Mapping[str, str] | None = None,
@@ -90,9 +104,6 @@ class OperationRoutes:
         `max_body_bytes` is a number or the name of a setting. `refusals` documents refusal statuses beyond
         those that every route of its kind has (502, 504).
         """
-        possible = tuple(statuses or ((200, 201, 202) if callable(status) else (status,)))
-        if replay_status is not None and replay_status not in possible:
-            possible = (*possible, replay_status)
         self._routes.append(
             Route(
                 method=method,
@@ -100,14 +111,16 @@ class OperationRoutes:
                 operation=operation,
                 tag=self.tag,
                 status=status,
-                statuses=tuple(sorted(set(possible))),
+                statuses=_possible(status, statuses, replay_status),
                 replay_status=replay_status,
                 etag=etag,
                 location=location,
-                raw_body=raw_body,
+                raw_body=raw_body or spool_body,
+                spool_body=spool_body,
                 body_member=body_member,
                 documents=tuple(documents),
                 response=response,
+                cache_control=cache_control,
                 operator=self.operator if operator is None else operator,
                 query=None if query is None else tuple(query),
                 missing=dict(missing or {}),
@@ -115,3 +128,10 @@ class OperationRoutes:
                 refusals=tuple(refusals),
             )
         )
+
+
+def _possible(
+    status: StatusRule, statuses: Sequence[int] | None, replay_status: int | None
+) -> tuple[int, ...]:
+    possible = set(statuses or ((200, 201, 202) if callable(status) else (status,)))
+    return tuple(sorted(possible if replay_status is None else possible | {replay_status}))

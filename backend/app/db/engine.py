@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import orjson
+import psycopg
 import sqlalchemy as sa
+from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy.pool import NullPool, StaticPool
 
 _SQLITE_PRAGMAS = (
@@ -21,6 +24,47 @@ _SQLITE_PRAGMAS = (
 )
 
 
+class _Columns(Sequence[psycopg.Column]):
+    """The columns of a result, described one by one when somebody asks."""
+
+    __slots__ = ("_count", "_cursor")
+
+    def __init__(self, cursor: psycopg.Cursor[Any], count: int) -> None:
+        self._cursor = cursor
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> psycopg.Column: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[psycopg.Column]: ...
+
+    def __getitem__(self, index: int | slice) -> psycopg.Column | list[psycopg.Column]:
+        places = range(self._count)[index]
+        if isinstance(places, range):
+            return [psycopg.Column(self._cursor, place) for place in places]
+        return psycopg.Column(self._cursor, places)
+
+
+class _Cursor(psycopg.Cursor[Any]):
+    """A cursor that does not describe columns nobody looks at.
+
+    SQLAlchemy reads the description of a statement's first result and keeps it; afterwards it only asks
+    whether there is one, and describing forty columns costs more than reading their row.
+    """
+
+    @property
+    def description(self) -> Sequence[psycopg.Column] | None:  # type: ignore[override]
+        """Return the columns of the result, None when the statement has none."""
+        result = self.pgresult
+        if result is None or result.status != ExecStatus.TUPLES_OK:
+            return super().description
+        return _Columns(self, result.nfields)
+
+
 def make_engine(url: str, *, pool_size: int = 8, busy_timeout_ms: int = 5000) -> sa.Engine:
     """Return an engine in autocommit whose pool holds exactly `pool_size` connections."""
     parsed = sa.make_url(url)
@@ -30,23 +74,37 @@ def make_engine(url: str, *, pool_size: int = 8, busy_timeout_ms: int = 5000) ->
         raise ValueError(
             f"unsupported database {parsed.get_backend_name()!r}: use sqlite or postgresql+psycopg"
         )
-    return sa.create_engine(
+    engine = sa.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         isolation_level="AUTOCOMMIT",
+        # The spine ends every transaction that it begins; `_reset` looks after what nobody ended.
+        skip_autocommit_rollback=True,
         # Parameters are the tenants' data; an error text goes to the log.
         hide_parameters=True,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=5,
         pool_pre_ping=False,
-        connect_args={"connect_timeout": 5, "application_name": "hoc-spine", "options": "-c timezone=UTC"},
+        connect_args={
+            "connect_timeout": 5,
+            "application_name": "hoc-spine",
+            "options": "-c timezone=UTC",
+            "cursor_factory": _Cursor,
+        },
         json_serializer=lambda value: orjson.dumps(value).decode(),
     )
+
+    @sa.event.listens_for(engine, "reset")
+    def _reset(connection: psycopg.Connection[Any], _record: object, _state: object) -> None:
+        if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            connection.rollback()  # gate: TXN-001 - the pool lends no connection in a transaction
+
+    return engine
 
 
 def _sqlite_engine(url: sa.URL, *, pool_size: int, busy_timeout_ms: int) -> sa.Engine:
     memory = url.database in (None, "", ":memory:")
-    if not memory:
+    if not memory and "uri" not in url.query:
         Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
     pool: dict[str, Any] = (
         {"poolclass": StaticPool}

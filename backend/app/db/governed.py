@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -22,7 +23,7 @@ PROTECTED_SET = ("protected_salt", "erased_fact_id")
 
 @dataclass(frozen=True, slots=True)
 class Governed:
-    """How one table's rows enter the log (the proof page, section 3)."""
+    """How one table's rows enter the log."""
 
     table: sa.Table
     mode: Mode
@@ -46,8 +47,13 @@ class Governed:
     @property
     def hashed(self) -> tuple[str, ...]:
         """Every column that stands in the statement body under its own name."""
-        out = STANDING | set(self.protected) | set(PROTECTED_SET) | set(self.unhashed)
-        return tuple(column.name for column in self.table.columns if column.name not in out)
+        return _hashed_columns(self.table, (*self.protected, *self.unhashed))
+
+
+@cache
+def _hashed_columns(table: sa.Table, left_out: tuple[str, ...]) -> tuple[str, ...]:
+    out = STANDING.union(PROTECTED_SET, left_out)
+    return tuple(column.name for column in table.columns if column.name not in out)
 
 
 GOVERNED: dict[str, Governed] = {}

@@ -15,6 +15,7 @@ from app.db.engine import make_migration_engine
 
 BACKEND = Path(__file__).resolve().parents[2]
 MEND = "Run `hoc migrate`."
+ELSEWHERE = "Name an empty one in HOC_DATABASE_URL and run `hoc migrate`."
 
 
 class SchemaError(RuntimeError):
@@ -57,7 +58,9 @@ def check_schema(url: str) -> None:
             _check(connection)
     except sa.exc.DatabaseError as error:
         if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
-            raise SchemaError("SCHEMA_FOREIGN", "The file at this URL is no database.") from error
+            raise SchemaError(
+                "SCHEMA_FOREIGN", f"The file at this URL is no database. {ELSEWHERE}"
+            ) from error
         raise
     finally:
         engine.dispose()
@@ -75,10 +78,8 @@ def _check(connection: sa.Connection) -> None:
     inspector = sa.inspect(connection)
     present = set(inspector.get_table_names())
     if "alembic_version" not in present:
-        if present & set(metadata.tables):
-            raise SchemaError(
-                "SCHEMA_FOREIGN", "The database holds tables but no version stamp of this program."
-            )
+        if present:
+            raise SchemaError("SCHEMA_FOREIGN", f"The database holds tables of somebody else. {ELSEWHERE}")
         raise SchemaError("SCHEMA_MISSING", f"The database has no schema yet. {MEND}")
     stamped = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all()
     head = head_revision()
@@ -86,6 +87,8 @@ def _check(connection: sa.Connection) -> None:
         script = ScriptDirectory.from_config(Config(str(BACKEND / "alembic.ini")))
         known = {item.revision for item in script.walk_revisions()}
         if set(stamped) - known:
+            if not present & set(metadata.tables):
+                raise SchemaError("SCHEMA_FOREIGN", f"The database is another program's. {ELSEWHERE}")
             raise SchemaError(
                 "SCHEMA_TOO_NEW",
                 f"The database is at {', '.join(stamped)}, which this program does not know."

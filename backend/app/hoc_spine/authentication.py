@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -50,17 +51,25 @@ class AuthFailure:
 class Authenticator:
     """Looks keys up across tenants under the maintenance role, with a short cache."""
 
-    def __init__(self, transactions: Transactions, find: CredentialPort, clock: Clock) -> None:
+    def __init__(
+        self,
+        transactions: Transactions,
+        find: CredentialPort,
+        clock: Clock,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._transactions = transactions
         self._find = find
         self._clock = clock
+        self._monotonic = monotonic
         self._cache: dict[str, tuple[float, Credential | AuthFailure]] = {}
         self._lock = threading.Lock()
 
     def authenticate(self, api_key: str) -> Credential | AuthFailure:
         """Return the credential of a key, or the reason that it does not work."""
         key_hash = sha256_hex(api_key.encode("utf-8", "surrogatepass"))
-        looked_at = time.monotonic()
+        looked_at = self._monotonic()
         cached = self._cache.get(key_hash)
         if cached is not None and looked_at - cached[0] < CACHE_SECONDS:
             found = cached[1]

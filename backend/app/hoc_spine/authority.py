@@ -48,7 +48,9 @@ def judge_standing(
     if operation.door == "operator" or operation.authority == "recorded":
         return Verdict(degraded=degraded)
     if standing.tenant_status != TenantStatus.ACTIVE and operation.door == "tenant":
-        return Verdict(tenant_inactive(), degraded)
+        # A key of such a tenant is refused like any other that stopped working while it was on its way.
+        by_key = context.key_id is not None
+        return Verdict(invalid_credentials() if by_key else tenant_inactive(), degraded)
     if operation.gate == "guarded":
         if standing.halted:
             return Verdict(kill_switch_active(), degraded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,9 +25,12 @@ class Component:
     reason: str | None = None
 
 
-def examine(settings: Settings) -> list[Component]:
-    """Return the state of every component, looked at now on connections of its own."""
-    return [*_database(settings), _shared_store(settings), _log_sequencer()]
+def examine(settings: Settings, *probes: Callable[[], Component]) -> list[Component]:
+    """Return the state of every component, looked at now; `probes` look at what needs a database."""
+    found = _database(settings)
+    if all(component.status == "ok" for component in found):
+        found.extend(probe() for probe in probes)
+    return [*found, _shared_store(settings)]
 
 
 def _database(settings: Settings) -> list[Component]:
@@ -55,9 +59,3 @@ def _shared_store(settings: Settings) -> Component:
     except (redis.RedisError, OSError) as error:
         return Component("redis", "degraded", f"{type(error).__name__}: this process goes on without it.")
     return Component("redis", "ok")
-
-
-def _log_sequencer() -> Component:
-    return Component(
-        "log_sequencer", "not_configured", "Facts are queued; nothing sequences them into the log yet."
-    )

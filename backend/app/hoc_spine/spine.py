@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -21,9 +22,9 @@ from app.hoc_spine.operation_context import FactRecorder, OperationContext, Prep
 from app.hoc_spine.operation_registry import Operation, OperationRegistry, OperationResult, Refusal
 from app.hoc_spine.payload import parse_input
 from app.hoc_spine.ports import Services, SpinePorts
-from app.hoc_spine.transactions import Role, SpineConnection, Transactions
+from app.hoc_spine.transactions import Role, SpineConnection, Transactions, outage
 from app.kernel.canonical_json import dumps, loads
-from app.kernel.context import RequestContext
+from app.kernel.context import Precondition, RequestContext
 from app.kernel.errors import ErrorKind, HocError, safe_trace
 from app.kernel.hashing import text_hash
 from app.kernel.result_json import render
@@ -104,15 +105,7 @@ class Spine:
         except HocError as error:
             attempt.error = error
         except Exception as error:  # noqa: BLE001 - a bug is a result too, with its trace in the log
-            _log.error(
-                "dispatch.handler_exception",
-                operation=name,
-                request_id=context.request_id,
-                trace=safe_trace(error),
-            )
-            attempt.error = HocError(
-                ErrorKind.INTERNAL, f"HANDLER_EXCEPTION:{type(error).__name__}", "The operation failed."
-            )
+            attempt.error = _bug(error, name, context)
         duration_ms = (time.perf_counter() - started) * 1000
         self._after(operation, name, context, attempt, duration_ms)
         return OperationResult(
@@ -124,6 +117,23 @@ class Spine:
             committed=attempt.committed,
             replayed=attempt.replayed,
         )
+
+    @contextmanager
+    def unit(self, context: RequestContext) -> Iterator[Unit]:
+        """Open one write unit that several dispatches join; an exception takes all of them back.
+
+        Dispatch records, wake-ups and consequences follow its end.
+        """
+        unit = Unit(self, context)
+        try:
+            with self.transactions.write(context.tenant_id) as connection:
+                unit._open(connection)
+                yield unit
+                unit._flush()
+        except BaseException:
+            unit._report(committed=False)
+            raise
+        unit._report(committed=True)
 
     def _run(
         self,
@@ -161,7 +171,7 @@ class Spine:
     ) -> Any:
         attempt.began = True
         with self.transactions.read(context.tenant_id, snapshot=operation.snapshot, role=role) as connection:
-            ctx = self._context(operation, context, connection, attempt.now)
+            ctx = self._context(operation.name, context, connection, attempt.now)
             outcome = operation.handler(ctx, model)
         if ctx.facts.queued or ctx.entries or ctx.events:
             raise RuntimeError(f"{operation.name} is a read, and what it recorded would be lost")
@@ -206,14 +216,10 @@ class Spine:
         attempt: _Attempt,
     ) -> Any:
         with self.transactions.write(context.tenant_id, role=role) as connection:
-            ctx = self._context(operation, context, connection, attempt.now)
+            ctx = self._context(operation.name, context, connection, attempt.now)
             ctx.prepared = prepared
             outcome = attempt.data = self._write(operation, ctx, model, attempt)
-        for callback in ctx.callbacks:
-            try:
-                callback()
-            except Exception as error:  # noqa: BLE001 - the work is committed, whatever becomes of a wake-up
-                _log.error("dispatch.after_commit_failed", operation=operation.name, trace=safe_trace(error))
+        _wake(ctx)
         return outcome
 
     def _write(self, operation: Operation, ctx: OperationContext, model: BaseModel, attempt: _Attempt) -> Any:
@@ -223,10 +229,8 @@ class Spine:
         if attempt.verdict.refusal is not None:
             raise attempt.verdict.refusal
         ctx._standing = standing
-        if request.run_id is not None and not self._ports.run_exists(
-            connection, tenant_id=ctx.tenant_id, run_id=request.run_id
-        ):
-            raise HocError(ErrorKind.NOT_FOUND, "RUN_NOT_FOUND", "No such run.")
+        if request.run_id is not None:
+            self._require_run(connection, request)
         key = request.idempotency_key if operation.creates else None
         if key is not None:
             stored = self._ports.claim_key(
@@ -249,8 +253,12 @@ class Spine:
         self._ports.flush_facts(connection, ctx.facts.joined(), tenant_id=ctx.tenant_id, now=ctx.now)
         return outcome
 
+    def _require_run(self, connection: SpineConnection, request: RequestContext) -> None:
+        if not self._ports.run_exists(connection, tenant_id=request.tenant_id, run_id=str(request.run_id)):
+            raise HocError(ErrorKind.NOT_FOUND, "RUN_NOT_FOUND", "No such run.")
+
     def _context(
-        self, operation: Operation, context: RequestContext, connection: SpineConnection, now: datetime
+        self, operation: str, context: RequestContext, connection: SpineConnection, now: datetime
     ) -> OperationContext:
         def load() -> Standing:
             standing = self._ports.load_standing(
@@ -266,7 +274,7 @@ class Spine:
             now=now,
             services=self.services,
             transactions=self.transactions,
-            operation=operation.name,
+            operation=operation,
             facts=FactRecorder(self.services, context),
             nested=self._nested,
             standing_loader=load,
@@ -312,6 +320,130 @@ class Spine:
         except Exception as error:  # noqa: BLE001 - telemetry never breaks a dispatch
             _log.error("dispatch.record_failed", operation=name, trace=safe_trace(error))
         self.pipeline.run(record)
+
+
+class Unit:
+    """One open write unit: each dispatch joins it in a savepoint of its own (made by `Spine.unit`)."""
+
+    def __init__(self, spine: Spine, context: RequestContext) -> None:
+        self._spine = spine
+        self._context = context
+        self._now = spine.services.clock.now()
+        self._ended: list[tuple[Operation | None, str, _Attempt, float]] = []
+        self._ctx: OperationContext
+
+    def _open(self, connection: SpineConnection) -> None:
+        ctx = self._ctx = self._spine._context("unit", self._context, connection, self._now)
+        # One look for all dispatches: what they are judged by does not change inside a transaction.
+        ctx._standing = ctx.standing_loader()
+        if self._context.run_id is not None:
+            self._spine._require_run(connection, self._context)
+
+    def inner(self) -> AbstractContextManager[None]:
+        """Take back what the block did when it raises."""
+        ctx = self._ctx
+        return ctx.savepoint()
+
+    def dispatch(
+        self,
+        name: str,
+        payload: BaseModel | Mapping[str, Any],
+        *,
+        precondition: Precondition | None = None,
+    ) -> OperationResult:
+        """Run one operation inside the unit; a refusal is a result and takes back its own work alone."""
+        started = time.perf_counter()
+        attempt = _Attempt(self._now, began=True)
+        operation: Operation | None = None
+        try:
+            operation = self._spine.registry.get(name)
+            self._run(operation, payload, precondition, attempt)
+        except HocError as error:
+            attempt.error = error
+        except Exception as error:  # noqa: BLE001 - as in Spine.dispatch
+            attempt.error = outage(error) or _bug(error, name, self._context)
+        duration_ms = (time.perf_counter() - started) * 1000
+        self._ended.append((operation, name, attempt, duration_ms))
+        return OperationResult(
+            success=attempt.error is None,
+            data=attempt.data,
+            error=attempt.error,
+            operation=name,
+            duration_ms=duration_ms,
+            committed=False,
+        )
+
+    def _run(
+        self,
+        operation: Operation,
+        payload: BaseModel | Mapping[str, Any],
+        precondition: Precondition | None,
+        attempt: _Attempt,
+    ) -> None:
+        request = replace(self._context, precondition=precondition)
+        ctx = replace(self._ctx, operation=operation.name, request=request, prepared=None)
+        attempt.verdict = judge_door(operation, request)
+        if attempt.verdict.allowed and operation.mode == "write":
+            attempt.verdict = judge_standing(operation, request, ctx.standing, now=ctx.now)
+        if attempt.verdict.refusal is not None:
+            raise attempt.verdict.refusal
+        model = parse_input(operation, payload)
+        with ctx.savepoint():
+            if operation.prepare is not None and operation.mode == "write":
+                ctx.prepared = operation.prepare(_JoinedPrepare(ctx), model)
+            outcome = operation.handler(ctx, model)
+        if isinstance(outcome, Refusal):
+            attempt.error = outcome.error
+        else:
+            attempt.data = outcome
+
+    def _flush(self) -> None:
+        ctx, ports = self._ctx, self._spine._ports
+        ports.append_entries(ctx.connection, ctx.entries, tenant_id=ctx.tenant_id)
+        ports.append_events(ctx.connection, ctx.events, tenant_id=ctx.tenant_id, now=ctx.now)
+        ports.flush_facts(ctx.connection, ctx.facts.joined(), tenant_id=ctx.tenant_id, now=ctx.now)
+
+    def _report(self, *, committed: bool) -> None:
+        if committed:
+            _wake(self._ctx)
+        for operation, name, attempt, duration_ms in self._ended:
+            attempt.committed = committed and attempt.error is None
+            # What a rolled back unit had answered was not kept: its record must not say so.
+            if not committed and attempt.error is None:
+                attempt.error = HocError(ErrorKind.CONFLICT, "ROLLED_BACK", "Its transaction was taken back.")
+            self._spine._after(operation, name, self._context, attempt, duration_ms)
+
+
+class _JoinedPrepare(PrepareContext):
+    """A prepare step inside a unit reads what the unit has written."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, ctx: OperationContext) -> None:
+        super().__init__(ctx.request, ctx.now, ctx.services, ctx.transactions)
+        self._connection = ctx.connection
+
+    def read_unit(self, *, snapshot: bool = False) -> AbstractContextManager[SpineConnection]:  # noqa: ARG002
+        """Return the unit's own connection."""
+        return nullcontext(self._connection)
+
+
+def _bug(error: Exception, operation: str, context: RequestContext) -> HocError:
+    _log.error(
+        "dispatch.handler_exception",
+        operation=operation,
+        request_id=context.request_id,
+        trace=safe_trace(error),
+    )
+    return HocError(ErrorKind.INTERNAL, f"HANDLER_EXCEPTION:{type(error).__name__}", "The operation failed.")
+
+
+def _wake(ctx: OperationContext) -> None:
+    for callback in ctx.callbacks:
+        try:
+            callback()
+        except Exception as error:  # noqa: BLE001 - the work is committed, whatever becomes of a wake-up
+            _log.error("dispatch.after_commit_failed", operation=ctx.operation, trace=safe_trace(error))
 
 
 def _request_digest(model: BaseModel, request: RequestContext) -> str:

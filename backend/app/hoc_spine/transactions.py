@@ -7,13 +7,14 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 import psycopg
 import psycopg.sql
 import sqlalchemy as sa
 from psycopg import errors as pg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from app.db.connection import Dialect, Parameters, Result
 from app.kernel.errors import ErrorKind, HocError
@@ -41,11 +42,23 @@ class SpineConnection:
     def execute(self, statement: sa.Executable, parameters: Parameters | None = None) -> Result:
         """Execute one statement; a sequence of parameter mappings is one batch."""
         self.statements += 1
-        return cast(Result, self._connection.execute(statement, parameters))
+        try:
+            return cast(Result, self._connection.execute(statement, parameters))
+        except sa.exc.DBAPIError:
+            self._end_if_over()
+            raise
 
     def scalars(self, statement: sa.Executable, parameters: Parameters | None = None) -> sa.ScalarResult[Any]:
         """Execute one statement and return the first column of each row."""
         return self.execute(statement, parameters).scalars()
+
+    def _end_if_over(self) -> None:
+        # SQLite takes the whole transaction back on some errors (a full disk, RAISE(ROLLBACK)), and would
+        # commit each further statement by itself: nothing more may run here.
+        if self.dialect_name == "sqlite" and not self._connection.invalidated:
+            driver = cast(sqlite3.Connection, self._connection.connection.driver_connection)
+            if not driver.in_transaction:
+                self._connection.invalidate()
 
 
 class CommitUnknownError(HocError):
@@ -90,10 +103,19 @@ class Transactions:
         try:
             yield
         except BaseException:
-            connection._connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {name}")
-            connection._connection.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
+            self._take_back(connection._connection, name)
             raise
         connection._connection.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
+
+    def _take_back(self, raw: sa.Connection, name: str) -> None:
+        # Where the connection is gone, so is the work, and the error on its way says why.
+        if raw.invalidated:
+            return
+        try:
+            raw.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {name}")
+            raw.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
+        except sa.exc.DBAPIError:
+            raw.invalidate()
 
     @contextmanager
     def _one_writer(self) -> Iterator[None]:
@@ -110,18 +132,7 @@ class Transactions:
     def _begin(self, tenant_id: str, role: Role, mode: Mode) -> str:
         if self.dialect_name == "sqlite":
             return "BEGIN IMMEDIATE" if mode == "write" else "BEGIN"
-        start = {
-            "write": "BEGIN",
-            "read": "BEGIN READ ONLY",
-            "snapshot": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-        }[mode]
-        # One round trip, and LOCAL only: it works behind a pooler in transaction mode.
-        quoted = psycopg.sql.quote(tenant_id).replace("%", "%%")
-        return (
-            f"{start}; SET LOCAL ROLE {role}; SET LOCAL hoc.tenant_id = {quoted}; "
-            f"SET LOCAL statement_timeout = {self._statement_timeout_ms}; "
-            f"SET LOCAL lock_timeout = {self._lock_timeout_ms}"
-        )
+        return _begin_text(tenant_id, role, mode, self._statement_timeout_ms, self._lock_timeout_ms)
 
     @contextmanager
     def _open(self, tenant_id: str, role: Role, mode: Mode) -> Iterator[SpineConnection]:
@@ -133,7 +144,8 @@ class Transactions:
                 except BaseException:
                     self._roll_back(raw)
                     raise
-                self._commit(raw)
+                if mode == "write" or not self._left(raw):
+                    self._commit(raw)
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
             refusal = refusal_of(error, writing=mode == "write")
             if refusal is None:
@@ -168,12 +180,29 @@ class Transactions:
             # SQLite has no read-only transaction, only read-only connections; each unit sets its own.
             driver = cast(sqlite3.Connection, raw.connection.driver_connection)
             driver.execute(f"PRAGMA query_only = {mode != 'write':d}")
-        raw.exec_driver_sql(begin)
+        elif self._sent(raw, begin):
+            return
+        raw.exec_driver_sql(begin.replace("%", "%%"))
+
+    def _sent(self, raw: sa.Connection, text: str) -> bool:
+        """Tell whether libpq itself did it, at a fifth of the cost; if not, the common way tells why."""
+        if self.engine.dispatch.before_cursor_execute:
+            return False  # Somebody listens to every statement.
+        try:
+            return _libpq(raw).exec_(text.encode()).status == ExecStatus.COMMAND_OK
+        except psycopg.Error:
+            return False
+
+    def _left(self, raw: sa.Connection) -> bool:
+        # What a unit that wrote nothing commits cannot be half done, so it needs no more than an attempt.
+        if self.dialect_name == "sqlite" or _libpq(raw).transaction_status != TransactionStatus.INTRANS:
+            return False
+        return self._sent(raw, "COMMIT")
 
     def _commit(self, raw: sa.Connection) -> None:
         if self.dialect_name == "postgresql":
             # COMMIT of a failed transaction is a silent ROLLBACK.
-            status = raw.connection.driver_connection.info.transaction_status  # type: ignore[union-attr]
+            status = _libpq(raw).transaction_status
             if status != TransactionStatus.INTRANS:
                 raise RuntimeError(
                     "a failed statement was swallowed without a savepoint; nothing was committed"
@@ -195,6 +224,24 @@ class Transactions:
             raw.invalidate()
 
 
+@lru_cache(maxsize=4096)
+def _begin_text(tenant_id: str, role: Role, mode: Mode, statement_ms: int, lock_ms: int) -> str:
+    start = {
+        "write": "BEGIN",
+        "read": "BEGIN READ ONLY",
+        "snapshot": "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
+    }[mode]
+    # One round trip, and LOCAL only: it works behind a pooler in transaction mode.
+    return (
+        f"{start}; SET LOCAL ROLE {role}; SET LOCAL hoc.tenant_id = {psycopg.sql.quote(tenant_id)}; "
+        f"SET LOCAL statement_timeout = {statement_ms}; SET LOCAL lock_timeout = {lock_ms}"
+    )
+
+
+def _libpq(raw: sa.Connection) -> psycopg.pq.abc.PGconn:
+    return cast("psycopg.Connection[Any]", raw.connection.driver_connection).pgconn
+
+
 def busy() -> HocError:
     """Somebody holds what this needs; the same call may succeed in a moment."""
     return HocError(ErrorKind.UNAVAILABLE, "BUSY", "The database is busy; try again.", retry_after=1)
@@ -212,6 +259,15 @@ def refusal_of(error: sa.exc.DBAPIError | sa.exc.TimeoutError, *, writing: bool 
         return _refusal_of_sqlite(cause, writing=writing)
     if isinstance(cause, psycopg.Error):
         return _refusal_of_postgresql(cause, writing=writing)
+    return None
+
+
+def outage(error: Exception) -> HocError | None:
+    """Return the refusal that an exception inside an open write unit means to the caller; None for a bug."""
+    if isinstance(error, sa.exc.DBAPIError | sa.exc.TimeoutError):
+        return refusal_of(error)
+    if isinstance(error, OverflowError) and "SQLite" in str(error):
+        return beyond_storage()
     return None
 
 

@@ -52,10 +52,14 @@ class RawJson(str):
 def dumps(value: Any) -> str:
     """Return the canonical text of a JSON value; raise CanonicalJsonError for what has none."""
     try:
-        _require_text_keys(value)
-        text = _encode(value)
-        if _EXPONENT.search(text):
-            text = _slow(value)
+        if type(value) is str:
+            # A text has no keys and no number; nearly every member of a statement is one.
+            text = encode_basestring(value)
+        else:
+            _require_text_keys(value)
+            text = _encode(value)
+            if _EXPONENT.search(text):
+                text = _slow(value)
     except (ValueError, TypeError, RecursionError) as error:
         raise CanonicalJsonError(str(error)) from error
     if not text.isascii():
@@ -88,7 +92,9 @@ def loads(text: str | bytes) -> Any:
     except RecursionError as error:
         raise CanonicalJsonError("nested too deeply") from error
     except ValueError as error:
-        raise CanonicalJsonError(str(error)) from error
+        # What Python says of a long integer is advice to its programmer.
+        long = "integer string conversion" in str(error)
+        raise CanonicalJsonError("an integer of more than 4300 digits" if long else str(error)) from error
     if _SUSPECT_ESCAPE.search(decoded) or not (isinstance(text, bytes) or decoded.isascii()):
         _check_strings(value, "")
     return value

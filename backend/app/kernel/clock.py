@@ -26,6 +26,9 @@ def format_time(moment: datetime) -> str:
     """Return the fixed text form `YYYY-MM-DDTHH:MM:SS.ffffffZ`; raise ValueError for a naive time."""
     if moment.tzinfo is None:
         raise ValueError("a time without an offset has no place on the time line")
+    if moment.tzinfo is UTC:
+        # The common time, at half the cost: what follows the microseconds is `+00:00`.
+        return moment.isoformat(timespec="microseconds")[:-6] + "Z"
     # strftime pads years below 1000 differently on each C library; isoformat does not.
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 

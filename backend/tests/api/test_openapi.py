@@ -80,7 +80,7 @@ def test_every_route_has_an_entry_under_its_operations_name() -> None:
     names = [entry["operationId"] for entry in entries.values()]
     assert len(set(names)) == len(names)
     for route in ROUTES:
-        name = entries[(route.path, route.method.lower())]["operationId"]
+        name = entries[(route.template, route.method.lower())]["operationId"]
         assert name == route.operation or name.startswith(f"{route.operation}.")
 
 

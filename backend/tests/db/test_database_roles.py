@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
 import pytest
 import sqlalchemy as sa
 
+from app.bootstrap import build_spine
+from app.db.migrations import upgrade
 from app.hoc_spine.spine import Spine
-from tests.factories.tenants import Tenant
+from app.settings import Settings
+from tests.factories.tenants import Tenant, make_tenant
 
 WHO = sa.text("SELECT current_user, current_setting('hoc.tenant_id', true)")
 # SQLite has no roles: there the statements alone name the tenant, which a gate checks.
@@ -30,3 +36,46 @@ def test_the_roles_own_no_table_and_cannot_log_in(spine: Spine, second_connectio
     rights = "SELECT rolcanlogin, rolbypassrls, rolsuper FROM pg_roles"
     ours = sa.text(f"{rights} WHERE rolname IN ('hoc_app', 'hoc_maintenance')")
     assert second_connection.execute(ours).all() == [(False, False, False)] * 2
+
+
+@pytest.fixture
+def plain_login(new_database: Callable[..., str]) -> Iterator[tuple[sa.Connection, sa.URL]]:
+    """An administrator's connection, and the URL of an empty database of a login that may do nothing else."""
+    url = sa.make_url(new_database(migrated=False))
+    login = f"plain_{uuid4().hex[:8]}"
+    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as administrator:
+        # Without INHERIT nothing of a role reaches the login unless it takes the role on.
+        administrator.exec_driver_sql(f"CREATE ROLE {login} LOGIN NOINHERIT PASSWORD '{login}'")
+        administrator.exec_driver_sql(f'ALTER DATABASE "{url.database}" OWNER TO {login}')
+        yield administrator, url.set(username=login, password=login)
+        administrator.exec_driver_sql(f"REASSIGN OWNED BY {login} TO CURRENT_USER")
+        administrator.exec_driver_sql(f"DROP OWNED BY {login}")
+        administrator.exec_driver_sql(f"DROP ROLE {login}")
+    engine.dispose()
+
+
+def test_a_login_that_is_no_superuser_migrates_and_serves(plain_login: tuple[sa.Connection, sa.URL]) -> None:
+    administrator, url = plain_login
+    administrator.exec_driver_sql(f"GRANT hoc_app, hoc_maintenance TO {url.username}")
+    text = url.render_as_string(hide_password=False)
+    upgrade(text)
+    spine = build_spine(Settings(database_url=text))
+    try:
+        tenant = make_tenant(spine)
+        made = tenant.call("repository.collections.create", {"name": "Handbook"})
+        assert tenant.call("repository.collections.get", {"collection_id": made.id}).name == "Handbook"
+        assert make_tenant(spine).call("repository.collections.list").items == []
+    finally:
+        spine.close()
+
+
+def test_a_login_that_may_not_take_on_the_roles_is_told_the_grant(
+    plain_login: tuple[sa.Connection, sa.URL],
+) -> None:
+    _, url = plain_login
+    with pytest.raises(
+        sa.exc.ProgrammingError,
+        match=f"an administrator must run: GRANT hoc_app, hoc_maintenance TO {url.username}",
+    ):
+        upgrade(url.render_as_string(hide_password=False))

@@ -270,7 +270,7 @@ def test_the_look_up_function_answers_only_for_the_tenant_of_the_unit(
 def test_the_index_forgets_deleted_passages(spine: Spine, tenant: Tenant, plane_id: str) -> None:
     plane = fill(spine, tenant, plane_id, {"a": "alpha", "b": "alpha beta"})
     with spine.transactions.write(tenant.tenant_id) as connection:
-        assert ingest.forget_artifact(connection, tenant_id=tenant.tenant_id, artifact_id="art-b") == 1
+        assert ingest.forget_artifacts(connection, tenant_id=tenant.tenant_id, artifact_ids=["art-b"]) == 1
     assert [hit.artifact_id for hit in find(spine, tenant, plane, "alpha beta").hits] == ["art-a"]
     assert find(spine, tenant, plane, "beta").hits == ()
 

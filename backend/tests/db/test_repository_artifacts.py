@@ -327,3 +327,21 @@ def test_what_was_passed_in_or_handed_out_can_be_changed_without_harm(tenant: Te
     metadata["list"].append(2)
     made.metadata["list"].append(3)
     assert tenant.call("repository.artifacts.get", {"artifact_id": made.id}).metadata == {"list": [1]}
+
+
+def test_a_revision_shows_its_values_and_its_place_in_the_chain(tenant: Tenant) -> None:
+    made = create(tenant, "first", content="one", metadata={"a": 1.0}, provenance={"by": "me"})
+    update(tenant, made.id, name="second", collection_id="default")
+    first, second = (
+        tenant.call("repository.revisions.get", {"artifact_id": made.id, "revision": number})
+        for number in (1, 2)
+    )
+    assert (first.name, first.parent_digest, first.provenance) == ("first", None, {"by": "me"})
+    assert (second.name, second.parent_digest) == ("second", first.revision_digest)
+    assert second.content_digest == first.content_digest == made.content_digest
+    assert (second.metadata, second.produced_by, second.redaction) == ({"a": 1.0}, None, None)
+    page = tenant.call("repository.revisions.list", {"artifact_id": made.id, "limit": 1})
+    rest = tenant.call(
+        "repository.revisions.list", {"artifact_id": made.id, "limit": 1, "cursor": page.next_cursor}
+    )
+    assert (page.items, rest.items, rest.next_cursor) == ([first], [second], None)

@@ -128,7 +128,12 @@ def test_the_application_changes_no_row_of_another_tenant(
     for table in TENANT_TABLES:
         theirs = table.c.tenant_id == full.tenant_id
         change = table.update().where(theirs).values(tenant_id=table.c.tenant_id)
-        assert connection.execute(change).rowcount == 0, table.name
+        try:
+            changed = connection.execute(change).rowcount
+        except sa.exc.ProgrammingError as error:
+            assert "permission denied" in str(error)  # noqa: PT017 - either it finds no row or it may not look
+            changed = 0
+        assert changed == 0, table.name
         if table.name in DELETABLE:
             assert connection.execute(table.delete().where(theirs)).rowcount == 0, table.name
 
@@ -149,7 +154,13 @@ def test_the_application_plants_no_row_in_another_tenant(
         with pytest.raises(sa.exc.DBAPIError) as caught:
             connection.execute(copy)
         # A trigger that looks at the row may refuse it before row security does.
-        refused = ("row-level security", "integrity_constraint", "append-only", "IntegrityError")
+        refused = (
+            "row-level security",
+            "integrity_constraint",
+            "append-only",
+            "IntegrityError",
+            "permission denied",
+        )
         assert any(word in repr(caught.value) for word in refused), table.name
         planted += "row-level security" in str(caught.value)
     assert planted > 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,13 @@ def test_a_key_is_frozen_unfrozen_and_revoked(command: Hoc, tenant_id: str, own_
         assert command.json("keys", verb, *key)["status"] == status
         assert works(own_spine, made["api_key"]) == (status == "ACTIVE")
     assert command.refused("keys", "unfreeze", *key).startswith("KEY_REVOKED: ")
+
+
+def test_a_listed_key_is_one_line_with_its_whole_id(command: Hoc, tenant_id: str) -> None:
+    made = json.loads(command.run("keys", "create", "--tenant-id", tenant_id, "--name", "n" * 200).stdout)
+    head, line = command.run("keys", "list", "--tenant-id", tenant_id).stdout.splitlines()
+    assert head.split() == ["key_id", "name", "status", "prefix", "actor_id"]
+    assert line.split()[:2] == [made["key_id"], "n" * 200]
 
 
 def test_a_key_of_another_tenant_is_not_found(command: Hoc, tenant_id: str, tenant: Tenant) -> None:
@@ -408,11 +416,22 @@ def test_the_server_starts_on_a_migrated_database_and_answers_a_key_of_the_comma
         "keys", "create", "--tenant-id", "acme", "--scope", "tenant:read", cwd=tmp_path, HOC_DATABASE_URL=url
     )
     headers = {"Authorization": f"Bearer {json.loads(made.stdout)['api_key']}"}
-    with serving(cwd=tmp_path, HOC_DATABASE_URL=url) as base_url:
+    key_file = str(tmp_path / "log-key.pem")
+    assert hoc("log", "keygen", cwd=tmp_path, HOC_DATABASE_URL=url, HOC_LOG_KEY_FILE=key_file).returncode == 0
+    with serving(cwd=tmp_path, HOC_DATABASE_URL=url, HOC_LOG_KEY_FILE=key_file) as base_url:
         seen = httpx.get(f"{base_url}/api/v1/tenant", headers=headers)
         ready = httpx.get(f"{base_url}/readyz")
     assert (seen.status_code, seen.json()["tenant_id"]) == (200, "acme")
     assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+
+
+def test_a_port_that_is_taken_ends_with_one(new_database: Callable[..., str], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = hoc("serve", "--port", port, cwd=tmp_path, HOC_DATABASE_URL=new_database())
+    assert (ended.returncode, "address already in use" in ended.stderr) == (1, True)
 
 
 def test_the_default_database_is_below_the_working_directory(tmp_path: Path) -> None:

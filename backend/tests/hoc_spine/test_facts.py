@@ -142,6 +142,29 @@ def test_facts_after_the_end_are_late_with_numbers_of_their_own(
     assert sum(closure["type_counts"].values()) == len(on_time)
 
 
+def test_what_ends_a_run_is_its_last_fact_whatever_was_queued_after_it(
+    spine: Spine, tenant: Tenant, second_connection: sa.Connection
+) -> None:
+    start_run(tenant, run_id="r-1")
+
+    def handler(ctx: Any, _payload: Probe) -> Echo:
+        audits(ctx, 1, run_id="r-1")
+        ctx.facts.add("run.completed", {}, run_id="r-1", body={}, key=["r-1"], closes_run=True)
+        audits(ctx, 2, run_id="r-1")
+        return Echo()
+
+    assert dispatch(spine, tenant, handler).success
+    found = leaves(second_connection, tenant, "run_id = 'r-1'")
+    assert [leaf["type"] for leaf in found] == ["run.started", "audit", "audit", "audit", "run.completed"]
+    closure = json.loads(found[-1]["statement"])["body"]["closure"]
+    assert closure == {
+        "fact_count": 5,
+        "type_counts": {"run.started": 1, "audit": 3, "run.completed": 1},
+    }
+    counter = sa.text("SELECT fact_count, closed FROM run_fact_counters WHERE tenant_id = :t")
+    assert tuple(second_connection.execute(counter, {"t": tenant.tenant_id}).one()) == (5, True)
+
+
 @pytest.mark.parametrize("kind", sorted(LIVE_ONLY | {"closing"}))
 def test_live_facts_of_an_ended_run_refuse_the_whole_unit(
     spine: Spine, tenant: Tenant, second_connection: sa.Connection, kind: str

@@ -83,7 +83,8 @@ def test_the_spine_knows_no_web_framework() -> None:
 
 
 def test_the_machinery_of_dispatch_knows_no_engine_and_no_driver() -> None:
-    above = ("app.hoc_spine.handlers", "app.hoc_spine.coordinators", "app.hoc_spine.worker")
+    rooms_above = ("handlers", "coordinators", "worker", "maintenance", "sequencer", "log_watch")
+    above = tuple(f"app.hoc_spine.{name}" for name in rooms_above)
     found = imported(*(name for name in modules_of("app.hoc_spine") if not name.startswith(above)))
     rooms = {name.split(".")[3] for name in loaded_below(found, "app.domains") if name.count(".") > 2}
     # The tables come with the catalogue, which readiness compares with the database.

@@ -33,11 +33,12 @@ class Counter:
         self.fails: Exception | None = None
         self.refuses: HocError | None = None
         self._tenant = tenant
-        self._spine = probe_spine(spine, probe(self._handle, creates=True, **members))
+        self._operation = probe(self._handle, creates=True, **members)
+        self._spine = probe_spine(spine, self._operation)
 
     def __call__(self, payload: Any = None, **context: Any) -> OperationResult:
         by = self._tenant.context(**(KEY | context))
-        return self._spine.dispatch("probe.do", by, {} if payload is None else payload)
+        return self._spine.dispatch(self._operation.name, by, {} if payload is None else payload)
 
     def _handle(self, ctx: Any, payload: Probe) -> Any:
         self.executions += 1
@@ -107,9 +108,12 @@ def test_the_same_key_for_another_run_is_another_request(counter: Counter, tenan
     assert counter(run_id="r-1").error_code == "IDEMPOTENCY_KEY_REUSED"
 
 
-def test_the_same_key_for_another_operation_is_refused(counter: Counter, tenant: Tenant) -> None:
-    assert tenant.dispatch("keys.create", NEW_KEY, **KEY).success
-    assert counter().error_code == "IDEMPOTENCY_KEY_REUSED"
+def test_the_same_key_for_another_operation_is_refused(
+    spine: Spine, counter: Counter, tenant: Tenant
+) -> None:
+    assert counter({"value": 1}).success
+    # Its input is the same, to the byte.
+    assert Counter(spine, tenant, name="probe.other")({"value": 1}).error_code == "IDEMPOTENCY_KEY_REUSED"
 
 
 def test_tenants_have_keys_of_their_own(spine: Spine, counter: Counter, other_tenant: Tenant) -> None:
@@ -278,12 +282,23 @@ def test_what_the_creating_operations_answer_is_replayed_byte_for_byte(
         "scope": "TENANT",
         "condition": 'request.purpose == "support"',
     }
+    text = {"name": "a.md", "artifact_type": "document", "content": "ä", "metadata": {"n": 1e16, "z": -0.0}}
+    plane = {
+        "plane_type": "docs",
+        "plane_name": "handbook",
+        "connector_type": "repository",
+        "connector_id": "repo",
+        "config": {"owned_collection": "c-1"},
+    }
     for name, payload in (
         ("policies.rules.create", rule),
-        ("repository.collections.create", {"name": "handbook"}),
+        ("repository.collections.create", {"id": "c-1", "name": "handbook"}),
+        ("repository.artifacts.create", {"collection_id": "c-1", **text}),
+        ("repository.artifacts.create_bulk", {"collection_id": "c-1", "items": [text | {"name": "b.md"}]}),
+        ("knowledge.planes.register", plane),
     ):
         first, second = make_replays(name, payload)
-        assert first == second
+        assert first == second, name
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.factories.lifecycle import (
 )
 from tests.factories.tenants import Tenant
 
-# The matrix once more, by the page: state -> action -> target.
+# The matrix of GAP-089 once more, not taken from the code: state -> action -> target.
 ONBOARDING: dict[str, dict[str, str]] = {
     "DRAFT": {"verify_knowledge_plane": "PENDING_VERIFY"},
     "PENDING_VERIFY": {"retry_knowledge_plane": "DRAFT"},

@@ -568,7 +568,7 @@ def test_an_artifact_that_changes_while_it_is_read_is_read_again(served: Tenant)
     operation = spine.registry.get("knowledge.jobs.progress")
     context = served.context()
     payload = operation.input(**held)
-    prepared = operation.prepare(spine._prepare_context(context), payload)
+    prepared = operation.prepare(spine._prepare_context(context, spine.services.clock.now()), payload)
     changed = prepared.ingest.documents[0].pin.artifact_id
     served.call("repository.artifacts.update", {"artifact_id": changed, "content": "another text"})
     with pytest.raises(HocError, match="STEP_STALE"):

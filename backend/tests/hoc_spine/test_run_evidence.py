@@ -11,7 +11,7 @@ from app.hoc_spine.spine import Spine
 from tests.factories.tenants import Tenant
 from tests.factories.worlds import World, make_rule, make_world, start_run, step
 
-NOT_BUILT = ("incidents", "policies", "limits", "decisions", "artifacts")
+NOT_BUILT = ("incidents", "policies", "limits", "decisions")
 
 
 @pytest.fixture
@@ -32,7 +32,8 @@ def test_sources_answer_or_say_that_they_do_not(world: World) -> None:
             "error",
             "SOURCE_NOT_AVAILABLE",
         )
-    assert found.incidents_caused is found.policies_evaluated is found.limits_hit is found.artifacts is None
+    assert found.incidents_caused is found.policies_evaluated is found.limits_hit is None
+    assert (found.sources["artifacts"].status, found.artifacts) == ("ok", [])
     assert not found.complete
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from starlette.testclient import TestClient
 
 from app.hoc_spine.spine import Spine
 from tests.factories.tenants import Tenant
@@ -103,6 +104,70 @@ def test_an_altered_column_of_a_step_is_found_at_its_index(
     assert found.failure_reason.startswith("FIELD_MISMATCH at step 3 of trace ")
 
 
+# What each engine lets somebody with a shell put where a column's own type would never read it back.
+UNREADABLE = {
+    "sqlite": {
+        "skill_name": "CAST(X'61FF62' AS TEXT)",
+        "external_id": "CAST(X'FF' AS TEXT)",
+        "cost_micro": "'many'",
+        "redactions": "X'FF'",
+        "side_effect": "'perhaps'",
+        "usage": "CAST(X'FF' AS TEXT)",
+        "occurred_at": "'2020-01-01T00:00:00.000000z'",
+        "recorded_at": "CAST(X'FF' AS TEXT)",
+    },
+    "postgresql": {"occurred_at": "'infinity'", "recorded_at": "'0044-03-15 BC'"},
+}
+
+
+def test_a_value_that_cannot_be_read_back_is_an_altered_column(
+    ended: World, second_connection: sa.Connection, dialect: str
+) -> None:
+    where = "WHERE tenant_id = :t AND step_index = 3"
+    for column, value in UNREADABLE[dialect].items():
+        kept = second_connection.execute(
+            sa.text(f"SELECT {column} FROM aos_trace_steps {where}"), {"t": ended.tenant.tenant_id}
+        ).scalar_one()
+        found = damage(second_connection, ended, f"UPDATE aos_trace_steps SET {column} = {value} {where}")
+        assert (found.failure_code, found.failed_step_index) == ("FIELD_MISMATCH", 3), column
+        restored = damage(
+            second_connection, ended, f"UPDATE aos_trace_steps SET {column} = :kept {where}", kept=kept
+        )
+        assert restored.verification_status == "VERIFIED", column
+
+
+def test_a_damaged_row_that_cannot_be_shown_is_left_out(
+    ended: World, second_connection: sa.Connection, dialect: str, client: TestClient
+) -> None:
+    bad = "CAST(X'FF' AS TEXT)" if dialect == "sqlite" else "'damaged'"
+    damage(
+        second_connection,
+        ended,
+        f"UPDATE aos_trace_steps SET skill_name = {bad}, params = {bad}"
+        " WHERE tenant_id = :t AND step_index = 3",
+    )
+    answer = client.get(
+        f"/api/v1/runs/{ended.run_id}/proof?include_payloads=true", headers=ended.tenant.headers()
+    )
+    assert answer.status_code == 200
+    proof = answer.json()
+    assert proof["integrity"]["failed_step_index"] == 3
+    assert len(proof["aos_trace_steps"]) == (4 if dialect == "sqlite" else 5)
+    assert len(proof["raw_logs"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("column", "code"),
+    [("started_at", "GENESIS_MISMATCH"), ("completed_at", "SEAL_MISMATCH"), ("sealed_at", "SEAL_MISMATCH")],
+)
+def test_a_time_of_a_trace_that_cannot_be_read_back_is_found(
+    ended: World, second_connection: sa.Connection, dialect: str, column: str, code: str
+) -> None:
+    value = "'yesterday'" if dialect == "sqlite" else "'infinity'"
+    found = damage(second_connection, ended, f"UPDATE aos_traces SET {column} = {value} WHERE tenant_id = :t")
+    assert (found.verification_status, found.failure_code) == ("FAILED", code)
+
+
 @pytest.mark.parametrize("column", ["params", "outcome_data", "protected_salt"])
 def test_an_altered_value_no_longer_opens_its_commitment(
     ended: World, second_connection: sa.Connection, column: str
@@ -133,6 +198,16 @@ def test_an_altered_value_no_longer_opens_its_commitment(
         ("UPDATE aos_traces SET step_count = 4 WHERE tenant_id = :t", "SEAL_MISMATCH", None),
         ("UPDATE aos_traces SET genesis_hash = :h WHERE tenant_id = :t", "GENESIS_MISMATCH", None),
         ("UPDATE aos_traces SET seed = 1 WHERE tenant_id = :t", "GENESIS_MISMATCH", None),
+        (
+            "UPDATE log_leaves SET statement = '(' || statement WHERE run_id = :r AND fact_no = 3",
+            "LOG_MISMATCH",
+            None,
+        ),
+        (
+            "UPDATE log_leaves SET statement = '(' || statement WHERE run_id = :r AND type = 'run.completed'",
+            "CLOSURE_MISMATCH",
+            None,
+        ),
         (
             "UPDATE log_leaves SET statement = replace(statement, 'support', 'supporT') WHERE run_id = :r",
             "LOG_MISMATCH",

@@ -29,6 +29,10 @@ LABELS = {
     "repository.artifacts.create": {"id"},
     "repository.artifacts.update": {"id"},
     "repository.collections.create": {"id"},
+    "repository.relationships.create": {"id"},
+    "repository.relationships.update": {"id", "source_id", "target_id"},
+    "repository.runs.create": {"run_id", "trace_id"},
+    "repository.steps.put": {"step_id"},
     "runs.start": {
         "run_id",
         "agent_id",
@@ -49,6 +53,9 @@ SAMPLES: dict[str, Any] = {
     "payload": {"text": "refund"},
     "items": [{"name": "x", "artifact_type": "document", "content": "x"}],
     "artifact_type": "document",
+    "type": "cites",
+    "revisions": "all",
+    "legal_basis": "x",
     "goal": "x",
     "status": "succeeded",
     "from_attempt": 1,
@@ -59,13 +66,21 @@ SAMPLES: dict[str, Any] = {
     "steps": [step(0)],
     "kind": "ACCESS",
     "actor_type": "HUMAN",
+    "operation": "x",
+    "worker": "w",
+    "lease_seconds": 60,
+    "role": "source",
 }
 MORE: dict[str, dict[str, Any]] = {
     "knowledge.planes.transition": {"action": "verify_knowledge_plane"},
     "knowledge.planes.approve_purge": {"reason": "x"},
     "repository.artifacts.update": {"name": "renamed"},
+    "repository.runs.publish": {"status": "cancelled"},
+    "repository.steps.put": {"step_id": "s", "position": 0},
     "runs.start": {"agent_id": "a", "actor_type": "SYSTEM", "origin_system_id": "tests"},
 }
+
+NO_SUCH_REFERENCE = ("REFERENCE_NOT_FOUND", "ENDPOINT_NOT_FOUND")
 
 
 def ids_of(operation: Operation) -> list[str]:
@@ -89,8 +104,16 @@ def foreign(spine: Spine) -> dict[str, str]:
     world.append(step(0))
     plane = tenant.call("knowledge.planes.get", {"plane_id": world.plane_id})
     run = tenant.call("runs.get", {"run_id": world.run_id})
-    artifact_id = next(iter(world.artifacts.values()))
+    artifact_id, other_id = list(world.artifacts.values())[:2]
+    edge = {"source_id": artifact_id, "target_id": other_id, "type": "mentions"}
     artifact = tenant.call("repository.artifacts.get", {"artifact_id": artifact_id})
+    tenant.call("repository.runs.create", {"operation": "x", "run_id": run.run_id})
+    item = {"artifact_id": artifact_id, "role": "source"}
+    bundle = tenant.call("repository.bundles.create", {"items": [item]})
+    package = tenant.call("repository.context_packages.for_artifact", {"artifact_id": artifact_id})
+    with spine.transactions.read(tenant.tenant_id) as connection:
+        leaves = sa.text("SELECT min(fact_id) FROM log_leaves WHERE tenant_id = :t")
+        fact_id = connection.execute(leaves, {"t": tenant.tenant_id}).scalar_one()
     key_payload = {"name": "k", "actor_type": "HUMAN", "actor_id": "u"}
     return {
         "tenant_id": tenant.tenant_id,
@@ -103,10 +126,16 @@ def foreign(spine: Spine) -> dict[str, str]:
         "evidence_id": evidence_id,
         "artifact_id": artifact_id,
         "entity_id": artifact_id,
+        "source_id": artifact_id,
+        "target_id": other_id,
+        "relationship_id": tenant.call("repository.relationships.create", edge).id,
+        "bundle_id": bundle.id,
+        "package_id": package.id,
         "collection_id": artifact.collection_id,
         "key_id": tenant.call("keys.create", key_payload).key_id,
         "job_id": tenant.call("knowledge.jobs.list", {}).items[0].job_id,
         "entry_id": tenant.call("logs.audit_list", {}).items[0].entry_id,
+        "fact_id": fact_id,
     }
 
 
@@ -153,7 +182,7 @@ def test_ids_of_another_tenant_are_ids_that_never_existed(
         return
     assert nobodys.error is not None
     assert said(theirs.error, foreign) == said(nobodys.error, unknown)
-    missing = theirs.error.kind is ErrorKind.NOT_FOUND or theirs.error.code == "REFERENCE_NOT_FOUND"
+    missing = theirs.error.kind is ErrorKind.NOT_FOUND or theirs.error.code in NO_SUCH_REFERENCE
     denied = operation.name == "retrieval.access" and theirs.error.code.endswith("_NOT_FOUND")
     assert missing or denied, theirs.error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -245,6 +245,49 @@ def test_a_connection_that_dies_at_work_is_busy_and_replaced(
     with spine.transactions.write(tenant.tenant_id) as connection:
         rename(connection, tenant, "after the restart")
     assert name_of(second_connection, tenant) == "after the restart"
+
+
+@on_postgresql
+def test_a_connection_that_dies_within_a_savepoint_is_busy(
+    spine: Spine, tenant: Tenant, second_connection: sa.Connection
+) -> None:
+    with (
+        code("BUSY"),
+        spine.transactions.write(tenant.tenant_id) as connection,
+        spine.transactions.savepoint(connection),
+    ):
+        kill(second_connection, backend_of(connection))
+        rename(connection, tenant, "too late")
+
+
+@on_sqlite
+@pytest.mark.parametrize("within_savepoint", [False, True])
+def test_nothing_runs_on_after_sqlite_took_the_transaction_back(
+    make_spine: Callable[..., Spine], new_database: Callable[..., str], within_savepoint: bool
+) -> None:
+    spine = make_spine(database_url=new_database(), pool_size=1)
+    with spine.transactions.engine.connect() as raw:
+        raw.exec_driver_sql(
+            "CREATE TRIGGER gone BEFORE UPDATE OF degraded ON system_state BEGIN"
+            " SELECT RAISE(ROLLBACK, 'gone'); END"
+        )
+
+    def explain(connection: SpineConnection, text: str) -> None:
+        connection.execute(sa.text("UPDATE system_state SET kill_reason = :text"), {"text": text})
+
+    def work() -> None:
+        with spine.transactions.write("_system") as connection:
+            explain(connection, "before")
+            guard = spine.transactions.savepoint(connection) if within_savepoint else nullcontext()
+            with suppress(sa.exc.DBAPIError), guard:
+                connection.execute(sa.text("UPDATE system_state SET degraded = 1"))
+            explain(connection, "after")
+
+    with pytest.raises(sa.exc.PendingRollbackError):
+        work()
+    with spine.transactions.write("_system") as connection:
+        assert connection.execute(sa.text("SELECT kill_reason FROM system_state")).scalar_one() is None
+        explain(connection, "well again")
 
 
 FULL_DISK = {

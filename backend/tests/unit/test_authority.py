@@ -119,7 +119,8 @@ def test_without_a_key_no_key_is_judged() -> None:
 @pytest.mark.parametrize("status", ["SUSPENDED", "CLOSED"])
 def test_a_tenant_that_is_not_active_may_not_write(status: str) -> None:
     inactive = replace(WELL, tenant_status=status)
-    assert standing_code(inactive) == "TENANT_INACTIVE"
+    assert standing_code(inactive) == "INVALID_CREDENTIALS"
+    assert standing_code(inactive, by=context(key_id=None)) == "TENANT_INACTIVE"
     assert standing_code(inactive, by=context(door="worker", key_id=None)) == "TENANT_INACTIVE"
 
 

@@ -231,7 +231,11 @@ ATTACKS: list[tuple[str, Callable[[Parts], Any], str, int | None]] = [
     ("a salt that is none", lambda p: p["steps"][1].update(protected_salt="x"), "VALUE_TAMPERED", 1),
     ("a salt without values", lambda p: p["steps"][1].update(params=None), "VALUE_TAMPERED", 1),
     ("values gone", lambda p: p["steps"][1].update(params=None, protected_salt=None), "VALUE_MISSING", 1),
-    ("a time that is none", lambda p: p["steps"][1].update(recorded_at="now"), "VERIFIER_ERROR", None),
+    ("a time that is none", lambda p: p["steps"][1].update(recorded_at="now"), "FIELD_MISMATCH", 1),
+    ("bytes that are no text", lambda p: p["steps"][1].update(skill_id=b"\xff"), "FIELD_MISMATCH", 1),
+    ("an index that is none", lambda p: p["steps"][-1].update(step_index="last"), "GAP", 3),
+    ("a genesis at no time", lambda p: p["traces"][0].update(started_at="now"), "GENESIS_MISMATCH", None),
+    ("a seal at no time", lambda p: p["traces"][0].update(sealed_at="now"), "SEAL_MISMATCH", None),
 ]
 
 

@@ -179,6 +179,12 @@ def test_a_text_that_is_not_strict_json_is_refused(text: str | bytes) -> None:
         loads(text)
 
 
+def test_an_integer_too_long_to_read_is_refused_in_our_words() -> None:
+    with pytest.raises(CanonicalJsonError, match=r"^an integer of more than 4300 digits$"):
+        loads("9" * 4301)
+    assert loads("9" * 4300) == int("9" * 4300)
+
+
 def test_a_surrogate_pair_is_one_character() -> None:
     assert loads('"\\ud83d\\ude00 \\\\u0000"') == "😀 \\u0000"
 

@@ -1,4 +1,4 @@
-"""Keys and tenants: the state tables, roles and scopes (governance page, section 1)."""
+"""Keys and tenants: the state tables, roles and scopes."""
 
 from __future__ import annotations
 

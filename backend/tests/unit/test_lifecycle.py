@@ -10,7 +10,7 @@ from app.domains.knowledge.engines import lifecycle
 from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
 from app.domains.knowledge.models import LifecycleAction as Action
 
-# Written out here a second time, by the page and not by the code: the engine must agree with the page.
+# GAP-089 written out a second time, not taken from the code: the engine must agree with it.
 EDGES = {
     (100, 110): {"verify_knowledge_plane"},
     (100, 500): {"fail_knowledge_plane"},

@@ -48,6 +48,7 @@ class Probe:
 
     def __init__(self, spine: Spine) -> None:
         self._settings = spine.services.settings
+        self._log = spine.services.caches["log_watch"]
         # A thread of its own: a full dispatch pool is load, not a reason to be taken out of service.
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hoc-probe")
         self._running: Future[list[Component]] | None = None
@@ -57,7 +58,7 @@ class Probe:
         """Return the newest finding; a probe that does not come back counts as a dead database."""
         if self._running is None or (self._running.done() and monotonic() - self._asked_at >= FRESH_SECONDS):
             self._asked_at = monotonic()
-            self._running = self._executor.submit(examine, self._settings)
+            self._running = self._executor.submit(examine, self._settings, self._log.component)
         try:
             async with asyncio.timeout(PROBE_SECONDS):
                 return await asyncio.shield(asyncio.wrap_future(self._running))

@@ -8,8 +8,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from app.kernel.inputs import AwareTime, Identifier, Input, ListInput, Output, OutputTime, Text
+from app.kernel.pages import HIGHEST_KEY
 
-# One place for every event of the ledger (governance page, section 13).
+# One place for every event of the ledger.
 AUDIT_EVENTS: dict[str, tuple[str, ...]] = {
     "TENANT": (
         "TenantCreated", "TenantUpdated", "TenantSuspended", "TenantActivated", "TenantClosed",
@@ -65,7 +66,7 @@ class IdempotencyState(StrEnum):
     DONE = "DONE"
 
 
-# Facts of these types belong to a running run alone (proof page, 3.4).
+# Facts of these types belong to a running run alone.
 LIVE_ONLY = frozenset({"run.attempt", "trace.extended", "trace.sealed", "evaluation", "run.output"})
 
 
@@ -87,7 +88,7 @@ class Fact:
     closes_run: bool = False
 
 
-# The entity types that a run's governance log shows (governance page, section 14).
+# The entity types that a run's governance log shows.
 GOVERNANCE_ENTITIES = (
     "POLICY_RULE",
     "POLICY_PROPOSAL",
@@ -183,3 +184,149 @@ class AuditEntryDetail(AuditEntry):
 class ListRunDispatches(Input):
     operation: Identifier | None = None
     limit: int = Field(100, ge=1, le=1000)
+
+
+class LogState(StrEnum):
+    """ACTIVE grows; HALTED queues on and signs nothing; CLOSED is final."""
+
+    ACTIVE = "ACTIVE"
+    HALTED = "HALTED"
+    CLOSED = "CLOSED"
+
+
+class HaltReason(StrEnum):
+    """Why the sequencer stopped a log."""
+
+    LEAF_MISMATCH = "LEAF_MISMATCH"
+    BAD_SIGNATURE = "BAD_SIGNATURE"
+    ROLLED_BACK = "ROLLED_BACK"
+    ROOT_MISMATCH = "ROOT_MISMATCH"
+    INCONSISTENT = "INCONSISTENT"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction of the sequencer did: facts taken from the queue, the new size, why it halted."""
+
+    taken: int = 0
+    size: int = 0
+    halted: HaltReason | None = None
+
+
+class VerificationKind(StrEnum):
+    INCREMENTAL = "INCREMENTAL"
+    SWEEP = "SWEEP"
+    ON_DEMAND = "ON_DEMAND"
+
+
+class VerificationStatus(StrEnum):
+    VERIFIED = "VERIFIED"
+    FAILED = "FAILED"
+    UNSUPPORTED = "UNSUPPORTED"
+
+
+class NoLogInput(Input):
+    pass
+
+
+class LogStatus(Output):
+    """The tenant's log; origin is null until its first fact is sequenced."""
+
+    origin: str | None
+    epoch: int
+    state: LogState
+    halted_reason: str | None
+    size: int
+    signed_size: int
+    min_index: int
+    pending: int
+    vkeys: list[str]
+
+
+class CheckpointPath(Input):
+    size: int | None = Field(None, ge=0, le=HIGHEST_KEY)
+
+
+class NoteText(Output):
+    """Text of C2SP, with its media type."""
+
+    content: str
+    media_type: str = "text/plain; charset=utf-8"
+
+
+class CheckpointView(Output):
+    origin: str
+    epoch: int
+    size: int
+    root: str
+    key_ids: list[str]
+    signed_at: OutputTime
+
+
+class LogKey(Output):
+    vkey: str
+    key_id: str
+    algorithm: Literal["Ed25519"] = "Ed25519"
+
+
+class LogKeys(Output):
+    items: list[LogKey]
+
+
+class TilePath(Input):
+    level: Text
+    tile: Text
+
+
+class TileBytes(Output):
+    """Bytes of C2SP tlog-tiles."""
+
+    content: bytes
+    media_type: str = "application/octet-stream"
+
+
+class FactPath(Input):
+    fact_id: Identifier
+
+
+class FactView(Output):
+    """A fact's statement as it was hashed, and where it stands.
+
+    status: PENDING it waits for the sequencer, INTEGRATED it is in the tree, INCLUDED a checkpoint covers it.
+    """
+
+    fact_id: str
+    statement: str
+    leaf_hash: str
+    index: int | None
+    status: Literal["PENDING", "INTEGRATED", "INCLUDED"]
+
+
+class InclusionQuery(Input):
+    fact_id: Identifier | None = None
+    index: int | None = Field(None, ge=0, le=HIGHEST_KEY)
+    size: int | None = Field(None, ge=0, le=HIGHEST_KEY)
+    format: Literal["json", "tlog-proof"] = "json"
+
+
+class InclusionProof(Output):
+    """The audit path of a leaf in the tree of `size`, lowest first."""
+
+    index: int
+    size: int
+    leaf_hash: str
+    root: str
+    hashes: list[str]
+
+
+class ConsistencyQuery(Input):
+    from_: int = Field(alias="from", ge=0, le=HIGHEST_KEY)
+    to: int = Field(ge=0, le=HIGHEST_KEY)
+
+
+class ConsistencyProof(Output):
+    """The proof that the tree of `to` continues the tree of `from`."""
+
+    from_: int = Field(serialization_alias="from")
+    to: int
+    hashes: list[str]

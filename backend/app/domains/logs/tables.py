@@ -13,8 +13,15 @@ from app.db.metadata import (
     tenant_ref,
     tenant_table,
 )  # fmt: skip
-from app.db.types import BigInt, CanonicalText, Flag, Timestamp
-from app.domains.logs.models import ENTITY_TYPES, EVENT_TYPES, IdempotencyState
+from app.db.types import BigInt, Bytes, CanonicalText, Flag, Timestamp
+from app.domains.logs.models import (
+    ENTITY_TYPES,
+    EVENT_TYPES,
+    IdempotencyState,
+    LogState,
+    VerificationKind,
+    VerificationStatus,
+)
 
 log_leaves = tenant_table(
     "log_leaves",
@@ -109,6 +116,94 @@ outbox = tenant_table(
              postgresql_where=sa.text("delivered_at IS NULL")),
     primary_key=("event_id",),
 )  # fmt: skip
+log_heads = tenant_table(
+    "log_heads",
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("origin", sa.Text, nullable=False, unique=True),
+    sa.Column("size", BigInt, nullable=False),
+    sa.Column("root", sa.Text, nullable=False),
+    sa.Column("signed_size", BigInt, nullable=False),
+    sa.Column("min_index", BigInt, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("halted_reason", sa.Text),
+    sa.Column("updated_at", Timestamp, nullable=False),
+    sa.CheckConstraint("epoch >= 1", name="epoch"),
+    sa.CheckConstraint("size >= 0", name="size"),
+    sa.CheckConstraint("signed_size >= 0 AND signed_size <= size", name="signed_size"),
+    sa.CheckConstraint("min_index >= 0 AND min_index <= size", name="min_index"),
+    enum_check("state", LogState),
+    sa.Index(
+        "ix_log_heads_unsigned",
+        "tenant_id",
+        "epoch",
+        sqlite_where=sa.text("size > signed_size"),
+        postgresql_where=sa.text("size > signed_size"),
+    ),
+    primary_key=("epoch",),
+)
+log_entries = tenant_table(
+    "log_entries",
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("idx", BigInt, nullable=False),
+    sa.Column("fact_id", sa.Text, nullable=False),
+    sa.Column("integrated_at", Timestamp, nullable=False),
+    sa.UniqueConstraint("tenant_id", "epoch", "fact_id", name="uq_log_entries_fact_id"),
+    sa.CheckConstraint("idx >= 0", name="idx"),
+    primary_key=("epoch", "idx"),
+)
+log_tiles = tenant_table(
+    "log_tiles",
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("level", sa.Integer, nullable=False),
+    sa.Column("tile_no", BigInt, nullable=False),
+    sa.Column("width", sa.Integer, nullable=False),
+    sa.Column("hashes", Bytes, nullable=False),
+    tenant_ref("epoch", "log_heads.epoch", name="fk_log_tiles_epoch"),
+    sa.CheckConstraint("level BETWEEN 0 AND 7", name="level"),
+    sa.CheckConstraint("tile_no >= 0", name="tile_no"),
+    sa.CheckConstraint("width BETWEEN 1 AND 256 AND length(hashes) = 32 * width", name="width"),
+    primary_key=("epoch", "level", "tile_no"),
+)
+log_checkpoints = tenant_table(
+    "log_checkpoints",
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("size", BigInt, nullable=False),
+    sa.Column("root", sa.Text, nullable=False),
+    sa.Column("note", sa.Text, nullable=False),
+    sa.Column("key_ids", CanonicalText, nullable=False),
+    sa.Column("signed_at", Timestamp, nullable=False),
+    tenant_ref("epoch", "log_heads.epoch", name="fk_log_checkpoints_epoch"),
+    sa.CheckConstraint("size >= 0", name="size"),
+    primary_key=("epoch", "size"),
+)
+log_cosignatures = tenant_table(
+    "log_cosignatures",
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("size", BigInt, nullable=False),
+    sa.Column("key_name", sa.Text, nullable=False),
+    sa.Column("key_id", sa.Text, nullable=False),
+    sa.Column("line", sa.Text, nullable=False),
+    sa.Column("received_at", Timestamp, nullable=False),
+    tenant_ref(("epoch", "size"), "log_checkpoints.epoch,size", name="fk_log_cosignatures_size"),
+    primary_key=("epoch", "size", "key_name", "key_id"),
+)
+log_verifications = tenant_table(
+    "log_verifications",
+    sa.Column("verification_id", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("from_idx", BigInt),
+    sa.Column("to_idx", BigInt),
+    sa.Column("size", BigInt),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("counts", CanonicalText, nullable=False),
+    sa.Column("failures", CanonicalText, nullable=False),
+    sa.Column("started_at", Timestamp, nullable=False),
+    sa.Column("finished_at", Timestamp, nullable=False),
+    enum_check("kind", VerificationKind),
+    enum_check("status", VerificationStatus),
+    sa.Index("ix_log_verifications_time", "tenant_id", "finished_at", "verification_id"),
+    primary_key=("verification_id",),
+)
 
 govern(
     audit_ledger,
@@ -122,3 +217,9 @@ exempt(log_pending, "queue of the sequencer; ids only")
 exempt(run_fact_counters, "numbers the facts; the closing count stands in run.completed")
 exempt(idempotency_keys, "forgotten whole after a day; what it replays is recorded by its own facts")
 exempt(outbox, "deliveries; each event repeats a recorded fact")
+exempt(log_heads, "the log itself; its checkpoints sign size and root")
+exempt(log_entries, "the order of the log; the tree proves it")
+exempt(log_tiles, "the tree itself")
+exempt(log_checkpoints, "signed, and kept outside the database too")
+exempt(log_cosignatures, "signed by witnesses")
+exempt(log_verifications, "what a check found; the next one finds it again")

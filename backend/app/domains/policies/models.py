@@ -117,7 +117,7 @@ class DependencyType(StrEnum):
 
 
 class AccessReason(StrEnum):
-    """Why an access was allowed or denied by the rules (knowledge page, section 5, step 6)."""
+    """Why an access was allowed or denied by the rules."""
 
     OK = "OK"
     NO_POLICY_BOUND = "NO_POLICY_BOUND"

@@ -175,3 +175,130 @@ def empty_query() -> HocError:
 def bulk_refused(first: HocError, errors: Sequence[Mapping[str, Any]]) -> HocError:
     """Kind and code of the first bad item, with `index, code, detail` of up to 100."""
     return HocError(first.kind, first.code, first.detail, errors=errors, extra=first.extra)
+
+
+def invalid_transition(current: str, wanted: str, allowed: Sequence[str]) -> HocError:
+    """INVALID_TRANSITION: the state table has no such way; `allowed` are those that it has."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "INVALID_TRANSITION",
+        f"{current} does not lead to {wanted}.",
+        extra={"from": current, "to": wanted, "allowed": list(allowed)},
+    )
+
+
+def lease_held(lease_until: str | None) -> HocError:
+    """LEASE_HELD: another worker has the run; `lease_until` is when its lease ends."""
+    return _error(ErrorKind.CONFLICT, "LEASE_HELD", "Another worker holds the run.", lease_until=lease_until)
+
+
+def run_finished() -> HocError:
+    """RUN_FINISHED: a run that has ended takes no step and no lease."""
+    return _error(ErrorKind.CONFLICT, "RUN_FINISHED", "The run has ended.")
+
+
+def run_not_finished() -> HocError:
+    """RUN_NOT_FINISHED: only the manifest of a run that has ended is sealed."""
+    return _error(ErrorKind.CONFLICT, "RUN_NOT_FINISHED", "The run has not ended.")
+
+
+def already_sealed(manifest_digest: str) -> HocError:
+    """SEALED: the run has a manifest, and it says something else."""
+    return _error(
+        ErrorKind.CONFLICT, "SEALED", "The manifest was sealed before.", manifest_digest=manifest_digest
+    )
+
+
+def already_produced(artifact_id: str, revision: int, run_id: str) -> HocError:
+    """ALREADY_PRODUCED: a revision is the output of one run, in one role."""
+    return _error(
+        ErrorKind.CONFLICT,
+        "ALREADY_PRODUCED",
+        "The revision is an output already.",
+        artifact_id=artifact_id,
+        revision=revision,
+        run_id=run_id,
+    )
+
+
+def invalid_step(detail: str, step_ids: Sequence[str]) -> HocError:
+    """INVALID_STEP: steps that contradict one another, with their ids."""
+    return _error(ErrorKind.INVALID, "INVALID_STEP", detail, steps=list(step_ids))
+
+
+def item_not_found(field: str, position: int) -> HocError:
+    """REFERENCE_NOT_FOUND: what an item points at is unknown or foreign, with the item's position."""
+    return _error(
+        ErrorKind.INVALID,
+        "REFERENCE_NOT_FOUND",
+        f"{field} of item {position} points at nothing that is there.",
+        field=field,
+        position=position,
+    )
+
+
+def version_mismatch(current: int) -> HocError:
+    """VERSION_MISMATCH: the object has changed since the version that was expected."""
+    return _error(
+        ErrorKind.PRECONDITION_FAILED,
+        "VERSION_MISMATCH",
+        "The object has changed since the expected version.",
+        current_version=current,
+    )
+
+
+def self_relationship() -> HocError:
+    """SELF_RELATIONSHIP: an artifact has no relationship with itself."""
+    return _error(
+        ErrorKind.INVALID, "SELF_RELATIONSHIP", "A relationship has two different ends.", field="target_id"
+    )
+
+
+def endpoint_not_found(endpoint: str) -> HocError:
+    """ENDPOINT_NOT_FOUND: source, target or both are unknown, deleted or foreign; these look the same."""
+    return _error(
+        ErrorKind.INVALID,
+        "ENDPOINT_NOT_FOUND",
+        "An end of the relationship is no live artifact.",
+        endpoint=endpoint,
+    )
+
+
+def duplicate_relationship(holder: str) -> HocError:
+    """DUPLICATE_RELATIONSHIP: a live one of this type leads from the source to the target."""
+    return _error(
+        ErrorKind.CONFLICT, "DUPLICATE_RELATIONSHIP", "There is such a relationship.", existing_id=holder
+    )
+
+
+def relationship_cycle(path: Sequence[str]) -> HocError:
+    """RELATIONSHIP_CYCLE: the target leads back to the source; `path` begins and ends at the source."""
+    return _error(
+        ErrorKind.CONFLICT, "RELATIONSHIP_CYCLE", "Relationships of this type form no cycle.", path=list(path)
+    )
+
+
+def blob_shared(citations: Sequence[Mapping[str, Any]], total: int) -> HocError:
+    """BLOB_SHARED: revisions outside the request have the same bytes; up to 20 are shown."""
+    return _error(
+        ErrorKind.CONFLICT,
+        "BLOB_SHARED",
+        "Other revisions have the same content; say whether it goes there too.",
+        citations=[dict(citation) for citation in citations],
+        total=total,
+    )
+
+
+def snapshot_invalid(reason: str, line: int | None, detail: str) -> HocError:
+    """SNAPSHOT_INVALID: the snapshot is damaged or contradicts itself; `reason` and `line` say where."""
+    return _error(ErrorKind.INVALID, "SNAPSHOT_INVALID", detail, reason=str(reason), line=line)
+
+
+def snapshot_conflict(report: Mapping[str, Any]) -> HocError:
+    """SNAPSHOT_CONFLICT: under the policy the snapshot does not fit what is there; nothing was written."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "SNAPSHOT_CONFLICT",
+        "The snapshot does not fit what the repository holds.",
+        extra=report,
+    )

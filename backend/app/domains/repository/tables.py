@@ -61,6 +61,11 @@ def _live(name: str, table: sa.Table, *columns: str, unique: bool = True) -> Non
     )
 
 
+def _gone(name: str, table: sa.Table, column: str) -> None:
+    condition = sa.text("deleted_at IS NOT NULL")
+    sa.Index(name, table.c.tenant_id, table.c[column], sqlite_where=condition, postgresql_where=condition)
+
+
 def _index(name: str, table: sa.Table, *columns: str) -> None:
     sa.Index(name, table.c.tenant_id, *(table.c[column] for column in columns))
 
@@ -220,6 +225,8 @@ relationships = tenant_table(
 _live("uq_relationships_live", relationships, "source_id", "type", "target_id")
 _live("ix_relationships_source", relationships, "source_id", "type", unique=False)
 _live("ix_relationships_target", relationships, "target_id", "type", unique=False)
+_gone("ix_relationships_gone_source", relationships, "source_id")
+_gone("ix_relationships_gone_target", relationships, "target_id")
 
 repository_changes = tenant_table(
     "repository_changes",

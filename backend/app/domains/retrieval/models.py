@@ -19,7 +19,7 @@ class Outcome(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why an access was allowed, denied or failed (knowledge page, section 5)."""
+    """Why an access was allowed, denied or failed."""
 
     OK = "OK"
     TENANT_INACTIVE = "TENANT_INACTIVE"

@@ -1,4 +1,4 @@
-"""Spine: mediated retrieval, steps 1 to 9: judge by deny-by-default, then read (knowledge page, section 5)."""
+"""Spine: mediated retrieval: deny by default, then read; what the handler records afterwards."""
 
 from __future__ import annotations
 
@@ -125,9 +125,9 @@ def _load(
     facts, attempt.run, attempt.plane = load_live(connection, payload, standing, tenant_id=tenant_id)
     attempt.live_epoch = standing.live_epoch
     if attempt.plane is not None:
-        attempt.plane_config = plane_config.read_config(
+        attempt.plane_config = plane_config.config_members(
             attempt.plane["connector_type"], attempt.plane["config"]
-        ).model_dump(mode="json")
+        )
     return facts
 
 

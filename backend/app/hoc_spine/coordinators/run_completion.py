@@ -14,6 +14,7 @@ from app.domains.activity.models import Ending, EvaluationView, RunStatus
 from app.domains.tenants.engines import state as tenant_state
 from app.domains.traces.engines import traces
 from app.domains.traces.models import TraceOutcome
+from app.hoc_spine.coordinators.repository_runs import end_operation_run
 from app.hoc_spine.operation_context import OperationContext
 from app.kernel.clock import format_time
 from app.kernel.redaction import redact_text
@@ -96,6 +97,7 @@ def end_run(
     ctx.outbox("RunCompleted", _completed_event(ended))
     sealed = _all_traces(ctx, ended, attempt.trace)
     tenant_state.release_run(ctx.connection, tenant_id=ctx.tenant_id)
+    end_operation_run(ctx, ended["run_id"], ending.status)
     ctx.facts.add(
         "run.completed",
         ended,

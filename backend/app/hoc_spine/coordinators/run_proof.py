@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
 from app.domains.logs.engines.completeness import FactsVerdict, check_facts
+from app.domains.logs.engines.inclusion import LogFacts, LogVerdict, verify_inclusion
+from app.domains.repository.models.runs import RunLeavings
 from app.domains.traces.engines.verification import TraceVerdict, summarise, verify_traces
 from app.kernel.canonical_json import loads
 from app.kernel.inputs import Identifier, Input, Output, OutputTime
 
 Row = Mapping[str, Any]
+Shown = TypeVar("Shown")
 
 
 class ProofInput(Input):
@@ -79,7 +83,11 @@ class ValuesReport(Output):
 
 
 class LogReport(Output):
-    """How far the tenant's log covers the facts; UNSIGNED while no checkpoint is signed."""
+    """How far the newest checkpoint of the tenant's log covers the facts.
+
+    INCLUDED: all of them, under its root. PENDING: not all yet. UNSIGNED: there is no checkpoint. FAILED: the
+    tree, its root or its signature contradict the facts.
+    """
 
     status: Literal["INCLUDED", "PENDING", "FAILED", "UNSIGNED"]
     origin: str | None
@@ -98,6 +106,7 @@ class RunProof(Output):
     facts: FactsReport
     values: ValuesReport
     log: LogReport
+    repository: RunLeavings
 
 
 def prove_run(
@@ -107,41 +116,66 @@ def prove_run(
     steps: Sequence[Row],
     leaves: Sequence[Row],
     counter: Row | None,
+    log: LogFacts,
+    repository: RunLeavings,
     now: datetime,
 ) -> RunProof:
     """Verify all steps and facts, whatever is listed, and say VERIFIED, FAILED or UNSUPPORTED with why."""
     verdicts = verify_traces(traces, steps, leaves)
     facts = check_facts(leaves, counter)
+    included = verify_inclusion(leaves, log)
     listed = steps[: query.steps_limit]
     return RunProof(
         run_id=query.run_id,
         verified_at=now,
-        integrity=_integrity(query.run_id, verdicts, steps, facts),
-        aos_traces=[ProofTrace.model_validate({n: t[n] for n in ProofTrace.model_fields}) for t in traces],
-        aos_trace_steps=[_step(step) for step in listed],
+        integrity=_integrity(query.run_id, verdicts, steps, facts.code or included.code),
+        aos_traces=_showable(_trace, traces),
+        aos_trace_steps=_showable(_step, listed),
         steps_truncated=len(steps) > len(listed),
-        raw_logs=[_raw(step) for step in listed] if query.include_payloads else None,
+        raw_logs=_showable(_raw, listed) if query.include_payloads else None,
         facts=FactsReport(status=facts.status, expected=facts.expected, found=facts.found, late=facts.late),
         values=_values(verdicts),
-        log=LogReport(
-            status="FAILED" if facts.code == "LOG_MISMATCH" else "UNSIGNED", origin=None, size=0, root=None
-        ),
+        log=_log(facts, included),
+        repository=repository,
     )
 
 
 def _integrity(
-    run_id: str, verdicts: Sequence[TraceVerdict], steps: Sequence[Row], facts: FactsVerdict
+    run_id: str, verdicts: Sequence[TraceVerdict], steps: Sequence[Row], code: str | None
 ) -> Integrity:
     found = summarise(run_id, verdicts, steps)
-    if facts.code is not None and found["verification_status"] != "FAILED":
-        # FAILED beats UNSUPPORTED beats VERIFIED: a run whose facts are incomplete is not verified.
+    if code is not None and found["verification_status"] != "FAILED":
+        # FAILED beats UNSUPPORTED beats VERIFIED: incomplete facts, or a log that denies them, prove nothing.
         found |= {
             "verification_status": "FAILED",
             "root_hash": None,
-            "failure_reason": facts.code,
-            "failure_code": facts.code,
+            "failure_reason": code,
+            "failure_code": code,
         }
     return Integrity.model_validate(found)
+
+
+def _log(facts: FactsVerdict, included: LogVerdict) -> LogReport:
+    failed = facts.code == "LOG_MISMATCH"
+    return LogReport(
+        status="FAILED" if failed else included.status,
+        origin=included.origin,
+        size=included.size,
+        root=included.root,
+    )
+
+
+def _showable(view: Callable[[Row], Shown], rows: Sequence[Row]) -> list[Shown]:
+    """Return the views of the rows, but of those whose values were damaged beyond showing."""
+    shown = []
+    for row in rows:
+        with suppress(ValueError, TypeError):
+            shown.append(view(row))
+    return shown
+
+
+def _trace(trace: Row) -> ProofTrace:
+    return ProofTrace.model_validate({name: trace[name] for name in ProofTrace.model_fields})
 
 
 def _step(step: Row) -> ProofStep:
@@ -165,14 +199,14 @@ def _raw(step: Row) -> RawLog:
     )
 
 
-def _readable(text: str | None) -> Any:
+def _readable(text: str | bytes | None) -> Any:
     if text is None:
         return None
     try:
         return loads(text)
     except ValueError:
         # Damaged text is shown as it stands; the verdict already says that it does not open.
-        return text
+        return text.decode(errors="replace") if isinstance(text, bytes) else text
 
 
 def _values(verdicts: Sequence[TraceVerdict]) -> ValuesReport:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 import structlog
 
 from app.domains.activity.engines import evaluation, runs
-from app.domains.logs.engines import completeness
+from app.domains.logs.engines import completeness, inclusion
 from app.domains.retrieval.engines import evidence as retrievals
 from app.domains.retrieval.models import ListEvidence
 from app.domains.traces.engines import steps, traces
+from app.hoc_spine.coordinators.log_files import LogFiles
+from app.hoc_spine.coordinators.repository_runs import list_run_artifacts, read_leavings
 from app.hoc_spine.coordinators.run_evidence import (
     MAX_ITEMS,
     EvidenceInput,
@@ -33,6 +35,7 @@ def get_evidence(ctx: OperationContext, payload: EvidenceInput) -> RunEvidence:
     readers: dict[str, Callable[[], SourceRead]] = {
         "policy_evaluations": lambda: _evaluations(ctx, run_id),
         "retrievals": lambda: _retrievals(ctx, run_id),
+        "artifacts": lambda: _artifacts(ctx, run_id),
     }
     reads = {name: _guarded(ctx, name, reader) for name, reader in readers.items()}
     return compose_evidence(run_id, reads, now=ctx.now)
@@ -64,18 +67,26 @@ def _retrievals(ctx: OperationContext, run_id: str) -> SourceRead:
     return SourceRead(items=found, total=total)
 
 
+def _artifacts(ctx: OperationContext, run_id: str) -> SourceRead:
+    items, total = list_run_artifacts(ctx, run_id, limit=MAX_ITEMS)
+    return SourceRead(items=items, total=total)
+
+
 def get_proof(ctx: OperationContext, payload: ProofInput) -> RunProof:
     """Verify the run's chains and facts; FAILED and UNSUPPORTED are answers, not errors."""
     run = runs.require_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=payload.run_id)
     key = {"tenant_id": ctx.tenant_id, "run_id": payload.run_id}
     snapshot = {"policy_snapshot_id": run["policy_snapshot_id"], "tenant_id": ctx.tenant_id}
+    files: LogFiles = ctx.services.caches["log_files"]
     leaves, counter = completeness.read_facts(ctx.connection, **key)
     return prove_run(
         payload,
-        traces=[{**trace, **snapshot} for trace in traces.list_traces(ctx.connection, **key)],
+        traces=[{**trace, **snapshot} for trace in traces.list_proof_traces(ctx.connection, **key)],
         steps=steps.list_run_steps(ctx.connection, **key),
         leaves=leaves,
         counter=counter,
+        log=inclusion.read_log(ctx.connection, leaves, tenant_id=ctx.tenant_id, key=files.signing_key()),
+        repository=read_leavings(ctx, payload.run_id),
         now=ctx.now,
     )
 

@@ -41,7 +41,7 @@ _STAGE_JOBS = {State.PENDING_VERIFY: JobType.VERIFY_CONNECTIVITY, State.INGESTIN
 
 
 def transition_plane(ctx: OperationContext, request: TransitionPlane) -> TransitionView | Refusal:
-    """Take one edge of the lifecycle, or record why not; the order of the checks is the knowledge page's."""
+    """Take one edge of the lifecycle, or record why not."""
     intent = transitions.read_intent(request)
     plane = planes.find_plane(ctx.connection, tenant_id=ctx.tenant_id, plane_id=request.plane_id)
     if ctx.standing.tenant_status != TenantStatus.ACTIVE:

@@ -9,6 +9,7 @@ from app.domains.repository.engines import bulk, changes, collections, drafts, l
 from app.domains.repository.engines.bulk import Step, Surroundings
 from app.domains.repository.engines.changes import ChangeSet
 from app.domains.repository.engines.drafts import Draft
+from app.domains.repository.engines.outputs import Link
 from app.domains.repository.engines.search import IndexEntry, index_entry
 from app.domains.repository.engines.views import change_view
 from app.domains.repository.engines.writing import Batch
@@ -16,6 +17,7 @@ from app.domains.repository.errors import bulk_refused, invalid_input, too_large
 from app.domains.repository.models.inputs import CreateArtifacts, ListChanges
 from app.domains.repository.models.views import BulkItemResult, BulkResult, ChangePage
 from app.domains.repository.models.vocabulary import DEFAULT_COLLECTION
+from app.hoc_spine.coordinators.repository_runs import find_producers, link_outputs
 from app.hoc_spine.coordinators.repository_writes import (
     close_changes,
     make_default_collection,
@@ -70,6 +72,7 @@ def create_bulk(ctx: OperationContext, request: CreateArtifacts) -> BulkResult:
     writing.write_batch(
         ctx.connection, batch, change_set, tenant_id=ctx.tenant_id, present=writing.present(around.blobs)
     )
+    link_outputs(ctx, change_set, _links(steps, results))
     change_set_id = change_set.origin.change_set_id
     close_changes(ctx, change_set, event="RepositoryArtifactChanged", entity_id=change_set_id)
     return BulkResult(
@@ -88,6 +91,7 @@ def _look_around(ctx: OperationContext, items: Items) -> Surroundings:
     return Surroundings(
         known=known,
         sealed=sealed_among(ctx, sorted(known.live)),
+        producers=find_producers(ctx, [draft.produced_by_run for _, draft in items]),
         used_ids=bulk.list_used_ids(
             connection,
             tenant_id=tenant_id,
@@ -129,6 +133,15 @@ def _plan(ctx: OperationContext, batch: Batch, change_set: ChangeSet, step: Step
         produced_by_run=draft.produced_by_run,
     )
     return _result(head, "updated")
+
+
+def _links(steps: Sequence[Step], results: Sequence[BulkItemResult]) -> list[Link]:
+    """Return the links of the new revisions to the runs that brought them about."""
+    return [
+        Link(step.draft.produced_by_run, made.id, made.revision, made.revision_digest)
+        for step, made in zip(steps, results, strict=True)
+        if step.draft.produced_by_run is not None and made.result != "unchanged"
+    ]
 
 
 def _entry(ctx: OperationContext, step: Step) -> IndexEntry | None:

@@ -9,6 +9,8 @@ from app.domains.repository.engines.artifacts import Place
 from app.domains.repository.engines.changes import ChangeSet
 from app.domains.repository.engines.collections import check_sealed
 from app.domains.repository.engines.drafts import Draft, Revision
+from app.domains.repository.engines.operation_runs import check_producer, check_running
+from app.domains.repository.engines.outputs import link_to_head
 from app.domains.repository.engines.search import IndexEntry, index_entry
 from app.domains.repository.engines.values import check_name
 from app.domains.repository.engines.views import artifact_view, change_view, past_view
@@ -30,6 +32,7 @@ from app.domains.repository.models.views import (
     ContentView,
 )
 from app.domains.repository.models.vocabulary import DEFAULT_COLLECTION, Action, BlobState
+from app.hoc_spine.coordinators.repository_runs import find_producers, link_outputs
 from app.hoc_spine.coordinators.repository_writes import (
     close_changes,
     make_default_collection,
@@ -48,13 +51,13 @@ def prepare_create(ctx: PrepareContext, request: CreateArtifact) -> Draft:
 
 
 def create(ctx: OperationContext, request: CreateArtifact) -> ArtifactView:
-    """Create an artifact with its first revision; refusals in the order of the page, section 6."""
+    """Create an artifact with its first revision."""
     draft: Draft = ctx.prepared
     collection_id = draft.collection_id or DEFAULT_COLLECTION
     change_set = open_changes(ctx, request.reason)
     place = _place(ctx, collection_id, draft.name_key)
     check_sealed(sealed_among(ctx, [collection_id]), collection_id)
-    drafts.check_producer(draft.produced_by_run)
+    check_producer(draft.produced_by_run, find_producers(ctx, [draft.produced_by_run]))
     if draft.id is not None and bulk.list_used_ids(
         ctx.connection, tenant_id=ctx.tenant_id, artifact_ids=[draft.id]
     ):
@@ -81,6 +84,7 @@ def create(ctx: OperationContext, request: CreateArtifact) -> ArtifactView:
     writing.write_batch(
         ctx.connection, batch, change_set, tenant_id=ctx.tenant_id, present=writing.present(known)
     )
+    _link(ctx, change_set, head)
     close_changes(ctx, change_set, event=EVENT, entity_id=artifact_id, version=1)
     return artifact_view(head)
 
@@ -117,7 +121,7 @@ def _get_past(ctx: OperationContext, request: ArtifactRef) -> ArtifactView:
         ctx.connection, tenant_id=ctx.tenant_id, artifact_id=request.artifact_id, revision=revision
     )
     view = past_view(row, change)
-    if change["action"] == Action.DELETED and not request.include_deleted:
+    if view.deleted_at is not None and not request.include_deleted:
         raise gone(artifacts.tombstone(view.model_dump()))
     return view
 
@@ -143,7 +147,7 @@ def prepare_update(ctx: PrepareContext, request: UpdateArtifact) -> Revision:
 
 
 def update(ctx: OperationContext, request: UpdateArtifact) -> ArtifactUpdated:
-    """Change an artifact; what changes nothing writes nothing (refusals as in the page, section 5)."""
+    """Change an artifact; what changes nothing writes nothing."""
     wish: Revision = ctx.prepared
     change_set = open_changes(ctx, request.reason)
     row = artifacts.get_for_content(
@@ -155,8 +159,10 @@ def update(ctx: OperationContext, request: UpdateArtifact) -> ArtifactUpdated:
     artifacts.check_live(row)
     ctx.require_version(row["version"], required=ctx.services.settings.repository_require_if_match)
     wanted = writing.decide_update(row, wish)
+    producers = find_producers(ctx, [wish.produced_by_run])
+    check_running(producers)
     place = _check_move(ctx, row, wanted)
-    drafts.check_producer(wish.produced_by_run)
+    check_producer(wish.produced_by_run, producers)
     if place is not None:
         artifacts.check_name_free(place, row["id"])
     writing.check_digest(wish.expected_digest, wanted.content_digest)
@@ -180,10 +186,16 @@ def update(ctx: OperationContext, request: UpdateArtifact) -> ArtifactUpdated:
     there = row.get("new_state") == BlobState.PRESENT and wish.content is not None
     present = frozenset([str(wish.content.digest)]) if there and wish.content else frozenset()
     writing.write_batch(ctx.connection, batch, change_set, tenant_id=ctx.tenant_id, present=present)
+    change = change_view(change_set.records[-1])
+    _link(ctx, change_set, head)
     _close(ctx, change_set, row, head)
-    return ArtifactUpdated(
-        artifact=artifact_view(head), changed=True, change=change_view(change_set.records[-1])
-    )
+    return ArtifactUpdated(artifact=artifact_view(head), changed=True, change=change)
+
+
+def _link(ctx: OperationContext, change_set: ChangeSet, head: artifacts.Row) -> None:
+    """Make the new revision an output of the run that brought it about, if any."""
+    if head["produced_by_run"] is not None:
+        link_outputs(ctx, change_set, [link_to_head(head["produced_by_run"], head)])
 
 
 def _check_move(ctx: OperationContext, row: artifacts.Row, wanted: Wanted) -> Place | None:

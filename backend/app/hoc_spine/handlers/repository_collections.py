@@ -158,7 +158,7 @@ def delete(ctx: OperationContext, request: DeleteCollection) -> CollectionDelete
 
 
 def _require(ctx: OperationContext, collection_id: str, *, deletable: bool = False) -> engine.Row:
-    """Return a live collection that may be written; the order of checks is that of the page, section 5."""
+    """Return a live collection that may be written; refuse an absent one, another version, then a seal."""
     row = engine.get_collection(
         ctx.connection, tenant_id=ctx.tenant_id, collection_id=collection_id, include_deleted=deletable
     )

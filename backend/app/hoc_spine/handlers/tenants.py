@@ -18,6 +18,7 @@ from app.domains.tenants.models import (
     TenantView,
     UpdateTenant,
 )
+from app.hoc_spine.coordinators import log_sequencing
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.pages import Page, page_of, read_cursor
@@ -46,6 +47,7 @@ def unfreeze(ctx: OperationContext, payload: ReasonInput) -> TenantView:
 
 def _switch(ctx: OperationContext, reason: str, *, frozen: bool) -> TenantView:
     current = engine.require(ctx.connection, tenant_id=ctx.tenant_id, lock=True)
+    ctx.require_version(current["version"])
     clean = redact_text(reason)[0]
     if not engine.set_frozen(
         ctx.connection, tenant_id=ctx.tenant_id, frozen=frozen, now=ctx.now, by=ctx.actor.id, reason=clean
@@ -65,7 +67,7 @@ def _switch(ctx: OperationContext, reason: str, *, frozen: bool) -> TenantView:
 
 
 def create(ctx: OperationContext, payload: CreateTenant) -> TenantView:
-    """Create an ACTIVE tenant with its state; refuse TENANT_EXISTS and TENANT_ID_RESERVED."""
+    """Create an ACTIVE tenant with its state and log; refuse TENANT_EXISTS and TENANT_ID_RESERVED."""
     row = {
         "name": payload.name,
         "slug": payload.slug or payload.tenant_id,
@@ -77,6 +79,9 @@ def create(ctx: OperationContext, payload: CreateTenant) -> TenantView:
         **ctx.protect({"status_reason": None}),
     }
     created = engine.create(ctx.connection, row, tenant_id=payload.tenant_id, now=ctx.now)
+    log_sequencing.open_log(
+        ctx.connection, tenant_id=payload.tenant_id, prefix=ctx.services.settings.log_origin, now=ctx.now
+    )
     ctx.audit("TenantCreated", "TENANT", payload.tenant_id, after=engine.image(created))
     return engine.view(engine.require(ctx.connection, tenant_id=payload.tenant_id))
 

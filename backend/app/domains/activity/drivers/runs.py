@@ -29,6 +29,13 @@ _ONE = sa.select(*_ALL).where(
     runs.c.tenant_id == sa.bindparam("tenant"), runs.c.run_id == sa.bindparam("run")
 )
 
+# FOR NO KEY UPDATE: rows that merely refer to the run do not wait for it.
+_LOCK_STATE = (
+    sa.select(runs.c.status, runs.c.attempt)
+    .where(runs.c.tenant_id == sa.bindparam("tenant"), runs.c.run_id == sa.bindparam("run"))
+    .with_for_update(key_share=True)
+)
+
 
 def get_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Mapping[str, Any] | None:
     """Return the whole row of a run, without a lock."""
@@ -55,12 +62,7 @@ def lock_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Ma
 
 def lock_run_state(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Mapping[str, Any] | None:
     """Return status and attempt of a run and hold it like `lock_run`; narrow, for the hot path."""
-    statement = (
-        sa.select(runs.c.status, runs.c.attempt)
-        .where(runs.c.tenant_id == tenant_id, runs.c.run_id == run_id)
-        .with_for_update(key_share=True)
-    )
-    return connection.execute(statement).mappings().one_or_none()
+    return connection.execute(_LOCK_STATE, {"tenant": tenant_id, "run": run_id}).mappings().one_or_none()
 
 
 def list_known(

@@ -173,6 +173,22 @@ def delete_documents(connection: DriverConnection, *, tenant_id: str, plane_id: 
     ).rowcount
 
 
+def delete_artifact_documents(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    artifact_ids: Sequence[str],
+    revisions: Sequence[int] | None,
+) -> int:
+    """Delete the pins of artifacts, at these revisions (None: all), in every plane; return how many."""
+    statement = sa.delete(documents).where(
+        documents.c.tenant_id == tenant_id, documents.c.artifact_id.in_(artifact_ids)
+    )
+    if revisions is not None:
+        statement = statement.where(documents.c.revision.in_(revisions))
+    return connection.execute(statement).rowcount
+
+
 def _visible(generation: int) -> tuple[sa.ColumnElement[bool], ...]:
     return (
         documents.c.gen_from <= generation,

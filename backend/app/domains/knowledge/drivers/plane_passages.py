@@ -145,7 +145,7 @@ def list_candidates(
     terms: Sequence[str],
     match_all: bool,
     limit: int,
-) -> list[Row]:
+) -> Sequence[Row]:
     """Return the visible passages that hold any or all of the encoded terms, in key order."""
     keys = [plane_id + term for term in terms]
     given: dict[str, Any] = {
@@ -157,8 +157,9 @@ def list_candidates(
     if connection.dialect_name == "sqlite":
         # Each key is one quoted word of letters, digits and `._:-`; nothing of the caller's is syntax here.
         given["match"] = (" AND " if match_all else " OR ").join([f'"{key}"' for key in keys])
-        return list(connection.execute(_FTS_CANDIDATES, given).mappings())
-    return list(connection.execute(_GIN_CANDIDATES, {**given, "keys": keys, "every": match_all}).mappings())
+        return connection.execute(_FTS_CANDIDATES, given).mappings().all()
+    given |= {"keys": keys, "every": match_all}
+    return connection.execute(_GIN_CANDIDATES, given).mappings().all()
 
 
 def list_texts(
@@ -168,7 +169,7 @@ def list_texts(
     plane_id: str,
     generation: int,
     passages_wanted: Sequence[tuple[str, int]],
-) -> list[Row]:
+) -> Sequence[Row]:
     """Return these visible passages with the reference of their document."""
     given = {
         "tenant_id": tenant_id,
@@ -177,7 +178,7 @@ def list_texts(
         "artifact_ids": list(dict.fromkeys(artifact_id for artifact_id, _ in passages_wanted)),
         "wanted": passages_wanted,
     }
-    return list(connection.execute(_TEXTS, given).mappings())
+    return connection.execute(_TEXTS, given).mappings().all()
 
 
 def list_all_texts(
@@ -241,8 +242,22 @@ def delete_passages(connection: DriverConnection, *, tenant_id: str, plane_id: s
     ).rowcount
 
 
-def delete_artifact_passages(connection: DriverConnection, *, tenant_id: str, artifact_id: str) -> int:
-    """Delete an artifact's passages in every plane of the tenant and return how many there were."""
-    return connection.execute(
-        sa.delete(passages).where(passages.c.tenant_id == tenant_id, passages.c.artifact_id == artifact_id)
-    ).rowcount
+def delete_artifact_passages(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    artifact_ids: Sequence[str],
+    revisions: Sequence[int] | None,
+) -> int:
+    """Delete the passages of artifacts, at these revisions (None: all), in every plane; return how many."""
+    statement = sa.delete(passages).where(
+        passages.c.tenant_id == tenant_id, passages.c.artifact_id.in_(artifact_ids)
+    )
+    if revisions is not None:
+        pinned = sa.exists().where(
+            documents.c.tenant_id == tenant_id,
+            _same(documents, passages, "artifact_id", "gen_from"),
+            documents.c.revision.in_(revisions),
+        )
+        statement = statement.where(pinned)
+    return connection.execute(statement).rowcount

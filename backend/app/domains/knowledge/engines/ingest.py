@@ -186,12 +186,22 @@ def sweep_staged(connection: DriverConnection, *, tenant_id: str, plane_id: str,
     plane_documents.delete_staged(connection, **keys, generation=generation)
 
 
-def forget_artifact(connection: DriverConnection, *, tenant_id: str, artifact_id: str) -> int:
-    """Delete an artifact's passages in every plane, as its redaction demands; return how many there were.
+def forget_artifacts(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    artifact_ids: Sequence[str],
+    revisions: Sequence[int] | None = None,
+) -> int:
+    """Delete what planes hold of artifacts, at these revisions (None: all), as their redaction demands.
 
-    The statistics of the planes stay as they are until their next refresh; the artifact is withheld anyway.
+    Returns how many passages there were. The statistics of the planes stay as they are until their next
+    refresh. The pins go too: they bear the name, and a document without its text must not be served.
     """
-    return plane_passages.delete_artifact_passages(connection, tenant_id=tenant_id, artifact_id=artifact_id)
+    wanted: dict[str, Any] = {"tenant_id": tenant_id, "artifact_ids": artifact_ids, "revisions": revisions}
+    count = plane_passages.delete_artifact_passages(connection, **wanted)
+    plane_documents.delete_artifact_documents(connection, **wanted)
+    return count
 
 
 def _document_row(plane_id: str, generation: int, document: IndexedDocument, now: datetime) -> dict[str, Any]:

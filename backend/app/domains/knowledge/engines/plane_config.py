@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -73,6 +75,12 @@ def check_config(connector_type: ConnectorType, config: Mapping[str, Any]) -> Ch
 def read_config(connector_type: str, text: str) -> PlaneConfig:
     """Return the model of a stored configuration, with its defaults."""
     return SHAPES[ConnectorType(connector_type)].model_validate(loads(text))
+
+
+@lru_cache(maxsize=1024)
+def config_members(connector_type: str, text: str) -> Mapping[str, Any]:
+    """Return the members of a stored configuration, with its defaults; read once for each text."""
+    return MappingProxyType(read_config(connector_type, text).model_dump(mode="json"))
 
 
 def read_operational(connector_type: str, text: str) -> OperationalConfig:

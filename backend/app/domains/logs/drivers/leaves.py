@@ -10,6 +10,29 @@ import sqlalchemy as sa
 from app.db.connection import DriverConnection, Row
 from app.domains.logs.tables import log_leaves, run_fact_counters
 
+_counters = run_fact_counters.c
+# Built once: every governed write ends with them.
+_COUNT_FACTS = (
+    run_fact_counters.update()
+    .where(
+        _counters.tenant_id == sa.bindparam("tenant"),
+        _counters.run_id == sa.bindparam("run"),
+        _counters.closed.is_(False),
+    )
+    .values(
+        fact_count=_counters.fact_count + sa.bindparam("added", type_=_counters.fact_count.type),
+        closed=sa.bindparam("close"),
+    )
+    .returning(_counters.fact_count)
+)
+_COUNT_LATE_FACTS = (
+    run_fact_counters.update()
+    .where(_counters.tenant_id == sa.bindparam("tenant"), _counters.run_id == sa.bindparam("run"))
+    .values(late_count=_counters.late_count + sa.bindparam("added", type_=_counters.late_count.type))
+    .returning(_counters.late_count)
+)
+_INSERT_LEAF = log_leaves.insert()
+
 
 def insert_counter(connection: DriverConnection, *, tenant_id: str, run_id: str, fact_count: int) -> None:
     """Insert the counter of a run that starts here."""
@@ -24,33 +47,19 @@ def count_facts(
     connection: DriverConnection, *, tenant_id: str, run_id: str, count: int, close: bool
 ) -> int | None:
     """Add to an open counter, closing it when asked; return the new count, None when closed or unknown."""
-    statement = (
-        run_fact_counters.update()
-        .where(
-            run_fact_counters.c.tenant_id == tenant_id,
-            run_fact_counters.c.run_id == run_id,
-            run_fact_counters.c.closed.is_(False),
-        )
-        .values(fact_count=run_fact_counters.c.fact_count + count, closed=close)
-        .returning(run_fact_counters.c.fact_count)
-    )
-    return connection.scalars(statement).one_or_none()
+    given = {"tenant": tenant_id, "run": run_id, "added": count, "close": close}
+    return connection.scalars(_COUNT_FACTS, given).one_or_none()
 
 
 def count_late_facts(connection: DriverConnection, *, tenant_id: str, run_id: str, count: int) -> int | None:
     """Add to the late count of a run; return it, None when the run is unknown."""
-    statement = (
-        run_fact_counters.update()
-        .where(run_fact_counters.c.tenant_id == tenant_id, run_fact_counters.c.run_id == run_id)
-        .values(late_count=run_fact_counters.c.late_count + count)
-        .returning(run_fact_counters.c.late_count)
-    )
-    return connection.scalars(statement).one_or_none()
+    given = {"tenant": tenant_id, "run": run_id, "added": count}
+    return connection.scalars(_COUNT_LATE_FACTS, given).one_or_none()
 
 
 def insert_leaves(connection: DriverConnection, rows: Sequence[Mapping[str, Any]], *, tenant_id: str) -> None:
     """Insert leaves, all of one tenant, in one statement."""
-    connection.execute(log_leaves.insert(), [{**row, "tenant_id": tenant_id} for row in rows])
+    connection.execute(_INSERT_LEAF, [{**row, "tenant_id": tenant_id} for row in rows])
 
 
 def count_types(connection: DriverConnection, *, tenant_id: str, run_id: str) -> dict[str, int]:

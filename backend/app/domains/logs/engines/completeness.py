@@ -17,7 +17,7 @@ Leaf = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class FactsVerdict:
-    """Checks 13 and 14 of the proof page, 4.2, as far as they need no tree."""
+    """What the checks of a run's proof found on its facts, as far as they need no tree."""
 
     status: Literal["COMPLETE", "OPEN", "INCOMPLETE"]
     expected: int
@@ -62,6 +62,9 @@ def _is_counted(leaves: Sequence[Leaf], expected: int) -> bool:
 def _closes(main: Sequence[Leaf], closing: Sequence[Leaf]) -> bool:
     if len(closing) != 1 or closing[0] is not main[-1]:
         return False
-    closure = loads(closing[0]["statement"])["body"]["closure"]
     counts = Counter(leaf["type"] for leaf in main)
-    return bool(closure["fact_count"] == len(main) and closure["type_counts"] == dict(counts))
+    try:
+        closure = loads(closing[0]["statement"])["body"]["closure"]
+        return bool(closure["fact_count"] == len(main) and closure["type_counts"] == dict(counts))
+    except (ValueError, KeyError, TypeError):  # somebody edited the statement
+        return False

@@ -1,4 +1,4 @@
-"""Logs L5: number the facts of a transaction and write their statements as leaves (proof page, 3.4)."""
+"""Logs L5: number the facts of a transaction and write their statements as leaves."""
 
 from __future__ import annotations
 

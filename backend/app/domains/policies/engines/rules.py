@@ -102,7 +102,7 @@ class RuleFacts:
 
 
 def decide_step(status: RuleStatus, operation: RuleOperation) -> Step:
-    """Return what an operation does in a state; refuse RULE_RETIRED (governance page, section 5)."""
+    """Return what an operation does in a state; refuse RULE_RETIRED."""
     if status is RuleStatus.RETIRED:
         if operation is RuleOperation.RETIRE:
             return Step.NO_OP

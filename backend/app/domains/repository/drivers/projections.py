@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from app.db.connection import DriverConnection
-from app.db.dialect import insert
+from app.db.dialect import among, insert
 from app.domains.repository.tables import artifact_metadata, artifact_search, artifact_search_fts
 
 _M, _S = artifact_metadata.c, artifact_search.c
@@ -95,7 +95,7 @@ def matching_ids(
         words = _sqlite_tokens(tenant_id, " ".join(tokens)).split(" ")
         expression = " AND ".join(f'"{word}"' for word in words)
         return (
-            sa.select(_S.artifact_id)
+            sa.select(_S.artifact_id)  # gate: SCOPE-001 - the tenant is matched, and compared inside coalesce
             .join(artifact_search_fts, artifact_search_fts.c.rowid == _S.search_no)
             # The expression holds the tenant already; the plain column would tempt the planner to begin
             # with all of the tenant's rows and to ask the full-text index about each.
@@ -110,3 +110,29 @@ def matching_ids(
     # matches within the tenant of the session alone, runs outside of it.
     found = sa.func.repository_search(sa.cast(query, postgresql.TSQUERY)).table_valued("artifact_id")
     return sa.select(found.c.artifact_id)
+
+
+def list_entries(
+    connection: DriverConnection, *, tenant_id: str, artifact_ids: Sequence[str]
+) -> dict[str, tuple[int, bool, frozenset[str]]]:
+    """Return count, truncation and indexed words of these artifacts, in the form of `indexed_words`."""
+    sqlite = connection.dialect_name == "sqlite"
+    words = _S.tokens if sqlite else sa.func.tsvector_to_array(_S.tokens)
+    statement = sa.select(_S.artifact_id, _S.token_count, _S.truncated, words.label("words")).where(
+        _S.tenant_id == tenant_id, among(connection, _S.artifact_id, artifact_ids)
+    )
+    return {
+        row.artifact_id: (
+            row.token_count,
+            row.truncated,
+            frozenset(row.words.split(" ") if sqlite else row.words) - {""},
+        )
+        for row in connection.execute(statement)
+    }
+
+
+def indexed_words(connection: DriverConnection, *, tenant_id: str, tokens: str) -> frozenset[str]:
+    """Return the words under which tokens, joined by spaces, are indexed."""
+    if connection.dialect_name == "sqlite":
+        return frozenset(_sqlite_tokens(tenant_id, tokens).split(" ")) - {""}
+    return frozenset([_tenant_lexeme(tenant_id), *tokens.split(" ")]) - {""}

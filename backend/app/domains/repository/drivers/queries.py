@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from app.db.connection import DriverConnection
-from app.db.dialect import bytewise
+from app.db.dialect import among, bytewise
 from app.domains.repository.drivers.projections import matching_ids
 from app.domains.repository.models.selections import MetadataCondition, Ordering, ScalarKey, Selection
 from app.domains.repository.models.vocabulary import ScalarKind
@@ -21,10 +20,8 @@ from app.domains.repository.tables import (
     head_with,
     relationships,
 )
-from app.kernel.canonical_json import dumps
 
 _A, _R, _M = artifacts.c, artifact_revisions.c, artifact_metadata.c
-_FEW = 500
 _whole = sa.func.coalesce(_M.vfull, _M.vkey)
 
 
@@ -190,24 +187,10 @@ def _one_of(connection: DriverConnection, values: Sequence[ScalarKey]) -> sa.Col
             parts.append(_M.vtype == kind)
             continue
         keys = [str(value.key) for value in of_kind]
-        part = sa.and_(_M.vtype == kind, _among(connection, _M.vkey, keys))
+        part = sa.and_(_M.vtype == kind, among(connection, _M.vkey, keys))
         if any(value.full is not None for value in of_kind):
-            part = sa.and_(part, _among(connection, _whole, [str(value.text) for value in of_kind]))
+            part = sa.and_(part, among(connection, _whole, [str(value.text) for value in of_kind]))
         elif kind is ScalarKind.STRING:
             part = sa.and_(part, _M.vfull.is_(None))
         parts.append(part)
     return sa.or_(*parts)
-
-
-def _among(
-    connection: DriverConnection, column: sa.ColumnElement[Any], values: Sequence[str]
-) -> sa.ColumnElement[bool]:
-    if len(values) <= _FEW:
-        return column.in_(values)
-    # One parameter for any number of values, which otherwise meets the parameter limit of the driver.
-    if connection.dialect_name == "sqlite":
-        listed = sa.func.json_each(dumps(list(values))).table_valued("value")
-        return column.in_(sa.select(listed.c.value))
-    return column == sa.any_(
-        sa.cast(sa.literal(list(values), postgresql.ARRAY(sa.Text)), postgresql.ARRAY(sa.Text))
-    )

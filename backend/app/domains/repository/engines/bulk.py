@@ -10,7 +10,8 @@ from app.db.connection import DriverConnection
 from app.domains.repository.drivers import artifacts as driver
 from app.domains.repository.engines import writing
 from app.domains.repository.engines.collections import Known, check_sealed
-from app.domains.repository.engines.drafts import Draft, as_revision, check_producer
+from app.domains.repository.engines.drafts import Draft, as_revision
+from app.domains.repository.engines.operation_runs import check_producer
 from app.domains.repository.engines.values import chunks
 from app.domains.repository.engines.writing import Wanted
 from app.domains.repository.errors import bulk_refused, duplicate_id, duplicate_name, immutable_field
@@ -23,10 +24,11 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the items of a bulk call meet: collections, seals, ids, names and bytes that are there."""
+    """What the items of a bulk call meet: collections, seals, producing runs, ids, names, bytes."""
 
     known: Known
     sealed: frozenset[str]
+    producers: Mapping[str, str]
     used_ids: frozenset[str]
     holders: Mapping[Place, Row]
     blobs: Mapping[str, Row]
@@ -94,7 +96,7 @@ def _decide(
 ) -> Step:
     around.known.check_live(collection_id)
     check_sealed(around.sealed, collection_id)
-    check_producer(draft.produced_by_run)
+    check_producer(draft.produced_by_run, around.producers)
     place = (collection_id, draft.name_key)
     holder = around.holders.get(place)
     replaces = update and holder is not None and draft.id in (None, holder["id"])

@@ -9,7 +9,7 @@ from app.domains.repository.engines import documents, values
 from app.domains.repository.engines.documents import Document
 from app.domains.repository.engines.search import IndexEntry, index_entry
 from app.domains.repository.engines.values import Content
-from app.domains.repository.errors import immutable_field, invalid_input, reference_not_found
+from app.domains.repository.errors import immutable_field, invalid_input
 from app.domains.repository.models.inputs import ArtifactItem, UpdateArtifact
 
 
@@ -55,7 +55,7 @@ class Revision:
 
 
 def read_item(item: ArtifactItem, *, content_limit: int) -> Draft:
-    """Return the draft of a new artifact; refuse every shape error of repository page, section 2."""
+    """Return the draft of a new artifact; refuse every error of shape."""
     if item.id is not None:
         values.check_id(item.id)
     name_key = values.check_name(item.name)
@@ -81,12 +81,6 @@ def read_item(item: ArtifactItem, *, content_limit: int) -> Draft:
         entry=index_entry(item.name, content.data, media_type),
         given=frozenset(item.model_fields_set),
     )
-
-
-def check_producer(run_id: str | None) -> None:
-    """Refuse REFERENCE_NOT_FOUND for a producing run: operation runs cannot be made yet, so none exists."""
-    if run_id is not None:
-        raise reference_not_found("produced_by_run")
 
 
 def as_revision(draft: Draft) -> Revision:

@@ -22,7 +22,7 @@ from app.domains.repository.errors import (
     not_deleted,
     restore_impossible,
 )
-from app.domains.repository.models.vocabulary import Action, ContentState, EntityType
+from app.domains.repository.models.vocabulary import Action, ContentState, EntityType, Redaction
 
 SHOWN_RELATIONSHIPS = 20
 ALIVE: dict[str, Any] = {"deleted_at": None, "deleted_by": None, "delete_change_set_id": None}
@@ -91,8 +91,9 @@ def restore_head(
     batch: Batch, change_set: ChangeSet, row: Row, *, change_id: str, entry: IndexEntry
 ) -> dict[str, Any]:
     """Bring a head back as it was: the same revision, the next version, found again; return it."""
-    batch.documents.append((row["id"], documents.stored_document(row["metadata_text"])))
-    batch.entries.append((row["id"], entry))
+    if row["redaction"] != Redaction.FULL:
+        batch.documents.append((row["id"], documents.stored_document(row["metadata_text"])))
+        batch.entries.append((row["id"], entry))
     return _touch(batch, change_set, row, change_id=change_id, action=Action.RESTORED, members=ALIVE)
 
 

@@ -39,7 +39,7 @@ class Content:
 
 
 def revision_digest(row: Mapping[str, Any]) -> str:
-    """Return the digest of a revision's envelope (repository page, section 4).
+    """Return the digest of a revision's envelope.
 
     Digests stand in for name, metadata and provenance, so redaction keeps the chain valid; the tenant is left
     out, so a chain survives import into another.

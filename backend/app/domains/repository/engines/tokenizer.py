@@ -10,6 +10,7 @@ MAX_TOKEN_CODE_POINTS = 64
 
 # Letters and digits as `str.isalnum` sees them; `_` belongs to a run and splits it at once.
 _RUN = re.compile(r"[^\W_]+")
+_ASCII_RUN = re.compile(r"[a-z0-9]+")
 
 # Scripts written without spaces: Han, Kana, Hangul. Their runs are indexed by character and by pair.
 _UNSPACED = re.compile(
@@ -46,20 +47,27 @@ def _pieces(text: str) -> Iterator[tuple[bool, str]]:
             yield False, word[start:]
 
 
-def _occurrences(text: str, *, query: bool) -> Iterator[str]:
+def _occurrences(text: str, *, query: bool) -> list[str]:
+    if text.isascii():
+        words = _ASCII_RUN.findall(text.lower())
+        # One look at the longest spares a cut of each.
+        if not words or len(max(words, key=len)) <= MAX_TOKEN_CODE_POINTS:
+            return words
+        return [word[:MAX_TOKEN_CODE_POINTS] for word in words]
+    found: list[str] = []
     for unspaced, piece in _pieces(text):
         if not unspaced:
-            yield piece[:MAX_TOKEN_CODE_POINTS]
+            found.append(piece[:MAX_TOKEN_CODE_POINTS])
             continue
         if not query or len(piece) == 1:
-            yield from piece
-        for at in range(len(piece) - 1):
-            yield piece[at : at + 2]
+            found.extend(piece)
+        found.extend(piece[at : at + 2] for at in range(len(piece) - 1))
+    return found
 
 
 def token_occurrences(text: str) -> list[str]:
     """Return every index token with repetitions, in order of appearance (for term frequencies)."""
-    return list(_occurrences(text, query=False))
+    return _occurrences(text, query=False)
 
 
 def tokenize(text: str) -> list[str]:

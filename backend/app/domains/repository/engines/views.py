@@ -51,15 +51,19 @@ def artifact_view(row: Row, *, of_revision: bool = False) -> ArtifactView:
 
 def past_view(row: Row, change: Row) -> ArtifactView:
     """Return an artifact as a change record left it; `row` shows the revision of that time."""
-    deleted = change["action"] == Action.DELETED
+    # A record that leaves a tombstone names no revision on its new side.
+    deleted = change["new_revision"] is None
+    since, by = change["occurred_at"], change["actor_id"]
+    if change["action"] != Action.DELETED and row["deleted_at"] is not None:
+        since, by = row["deleted_at"], row["deleted_by"]
     then = {
         **row,
         "version": change["new_version"],
         "head_revision": row["revision"],
         "updated_at": change["occurred_at"],
         "updated_by": change["actor_id"],
-        "deleted_at": change["occurred_at"] if deleted else None,
-        "deleted_by": change["actor_id"] if deleted else None,
+        "deleted_at": since if deleted else None,
+        "deleted_by": by if deleted else None,
     }
     return artifact_view(then, of_revision=True)
 

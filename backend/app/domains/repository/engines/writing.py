@@ -77,6 +77,9 @@ def decide_update(row: Row, change: Revision) -> Wanted:
     """Return the state after a change, with the sorted names of what differs (by digest, or by name text)."""
     content = change.content
     digest, size = (row["content_digest"], row["size"]) if content is None else (content.digest, content.size)
+    if content is None and row["redaction"]:
+        # The next revision of a redacted head has no content: the same digest would be readable again.
+        digest, size = None, None
     media_type = row["media_type"]
     if "media_type" in change.given:
         media_type = change.media_type
@@ -100,9 +103,12 @@ def decide_update(row: Row, change: Revision) -> Wanted:
         "content": digest != row["content_digest"] or bool(lost),
         "media_type": media_type != row["media_type"],
         "metadata": metadata.digest != row["metadata_digest"],
-        "name": name != row["name"],
+        "name": name != row["revision_name"],
         "provenance": provenance.digest != row["provenance_digest"],
     }
+    if row["redaction"] and not any(differs[name] for name in _wished(change)):
+        # What a redaction destroyed differs by itself; alone it is no change.
+        differs = {}
     return Wanted(
         name=name,
         name_key=row["name_key"] if change.name_key is None else change.name_key,
@@ -114,6 +120,19 @@ def decide_update(row: Row, change: Revision) -> Wanted:
         provenance=provenance,
         changed=tuple(name for name in sorted(differs) if differs[name]),
     )
+
+
+def _wished(change: Revision) -> list[str]:
+    """Return the fields that a change names."""
+    named = {
+        "collection_id": change.collection_id,
+        "content": change.content,
+        "metadata": change.patch if change.metadata is None else change.metadata,
+        "name": change.name,
+        "provenance": change.provenance,
+    }
+    wished = [name for name, value in named.items() if value is not None]
+    return [*wished, "media_type"] if "media_type" in change.given else wished
 
 
 def plan_create(

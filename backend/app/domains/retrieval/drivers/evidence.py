@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import bytewise
@@ -16,6 +17,20 @@ _COLUMNS = tuple(
     column for column in retrieval_evidence.columns if column.name not in ("tenant_id", "fact_id", "span_id")
 )
 _INSERT = retrieval_evidence.insert()
+_INSERT_DOCUMENT = retrieval_evidence_documents.insert()
+# One statement over arrays costs half of a statement for each document.
+_ARRAYS: Mapping[str, Any] = {
+    name: retrieval_evidence_documents.c[name].type
+    for name in ("evidence_id", "position", "doc_ref", "revision", "digest")
+}
+_arrays = (
+    sa.func.unnest(*(sa.cast(sa.bindparam(name), postgresql.ARRAY(kind)) for name, kind in _ARRAYS.items()))
+    .table_valued(*_ARRAYS)
+    .render_derived()
+)
+_INSERT_ARRAYS = retrieval_evidence_documents.insert().from_select(
+    ["tenant_id", *_ARRAYS], sa.select(sa.cast(sa.bindparam("tenant_id"), sa.Text), *_arrays.c)
+)
 
 
 def insert_evidence(connection: DriverConnection, row: Mapping[str, Any], *, tenant_id: str) -> None:
@@ -27,9 +42,11 @@ def insert_documents(
     connection: DriverConnection, rows: Sequence[Mapping[str, Any]], *, tenant_id: str
 ) -> None:
     """Insert the cited documents of one evidence row in one statement."""
-    connection.execute(
-        retrieval_evidence_documents.insert(), [{**row, "tenant_id": tenant_id} for row in rows]
-    )
+    if connection.dialect_name == "sqlite":
+        connection.execute(_INSERT_DOCUMENT, [{**row, "tenant_id": tenant_id} for row in rows])
+        return
+    arrays = {name: [row[name] for row in rows] for name in _ARRAYS}
+    connection.execute(_INSERT_ARRAYS, {"tenant_id": tenant_id, **arrays})
 
 
 def get_evidence(connection: DriverConnection, *, tenant_id: str, evidence_id: str) -> Row | None:
@@ -96,3 +113,14 @@ def count_evidence(connection: DriverConnection, *, tenant_id: str, run_id: str)
         .where(retrieval_evidence.c.tenant_id == tenant_id, retrieval_evidence.c.run_id == run_id)
     )
     return int(connection.scalars(statement).one())
+
+
+def list_cited(connection: DriverConnection, *, tenant_id: str, digests: Sequence[str]) -> Sequence[str]:
+    """Return which of these digests stand in the evidence of an access."""
+    columns = retrieval_evidence_documents.c
+    statement = (
+        sa.select(columns.digest)
+        .where(columns.tenant_id == tenant_id, columns.digest.in_(digests))
+        .distinct()
+    )
+    return connection.scalars(statement).all()

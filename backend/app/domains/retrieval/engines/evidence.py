@@ -148,3 +148,8 @@ def view(row: Row) -> EvidenceView:
 def count_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> int:
     """Return how many accesses a run attempted."""
     return driver.count_evidence(connection, tenant_id=tenant_id, run_id=run_id)
+
+
+def list_cited(connection: DriverConnection, *, tenant_id: str, digests: Sequence[str]) -> frozenset[str]:
+    """Return which of these content digests were given to a run, as its evidence says."""
+    return frozenset(driver.list_cited(connection, tenant_id=tenant_id, digests=digests))

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from app.db.connection import DriverConnection, Row
 from app.domains.tenants.tables import api_keys, system_state, tenant_secrets, tenant_state, tenants
 
-
 # Built once: every write reads it first.
 _STANDING = (
     sa.select(

@@ -9,9 +9,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSON
 
 from app.db.connection import DriverConnection
+from app.db.types import as_stored
 from app.domains.traces.tables import aos_trace_steps, aos_traces
 
 _ALL = tuple(aos_trace_steps.c)
+_RAW = tuple(as_stored(column) for column in _ALL)
 _NAMES = [column.name for column in _ALL]
 # PostgreSQL takes a batch as one JSON parameter: a multi-row VALUES of 1000 steps would have 33 000.
 _BATCH = (
@@ -21,6 +23,38 @@ _BATCH = (
 )
 _INSERT_BATCH = aos_trace_steps.insert().from_select(
     _NAMES, sa.select(*(_BATCH.c[name] for name in _NAMES)), include_defaults=False
+)
+_INSERT_ROW = aos_trace_steps.insert()
+_HEAD = (
+    "trace_id",
+    "attempt",
+    "genesis_hash",
+    "status",
+    "head_hash",
+    "step_count",
+    "input_tokens",
+    "output_tokens",
+    "cost_micro",
+)
+_OVERLAP = (
+    sa.select(
+        *(aos_traces.c[name] for name in _HEAD), aos_trace_steps.c.step_index, aos_trace_steps.c.content_hash
+    )
+    .select_from(
+        aos_traces.outerjoin(
+            aos_trace_steps,
+            sa.and_(
+                aos_trace_steps.c.tenant_id == aos_traces.c.tenant_id,
+                aos_trace_steps.c.trace_id == aos_traces.c.trace_id,
+                aos_trace_steps.c.step_index.between(sa.bindparam("first"), sa.bindparam("last")),
+            ),
+        )
+    )
+    .where(
+        aos_traces.c.tenant_id == sa.bindparam("tenant"),
+        aos_traces.c.run_id == sa.bindparam("run"),
+        aos_traces.c.attempt == sa.bindparam("number"),
+    )
 )
 
 
@@ -46,25 +80,14 @@ def list_overlap(
 
     One row with null step columns when no step meets them, none when the trace does not exist.
     """
-    meets = sa.and_(
-        aos_trace_steps.c.tenant_id == aos_traces.c.tenant_id,
-        aos_trace_steps.c.trace_id == aos_traces.c.trace_id,
-        aos_trace_steps.c.step_index.between(first_index, last_index),
-    )
-    statement = (
-        sa.select(
-            *(aos_traces.c[name] for name in _HEAD),
-            aos_trace_steps.c.step_index,
-            aos_trace_steps.c.content_hash,
-        )
-        .select_from(aos_traces.outerjoin(aos_trace_steps, meets))
-        .where(
-            aos_traces.c.tenant_id == tenant_id,
-            aos_traces.c.run_id == run_id,
-            aos_traces.c.attempt == attempt,
-        )
-    )
-    return connection.execute(statement).mappings().all()
+    given = {
+        "tenant": tenant_id,
+        "run": run_id,
+        "number": attempt,
+        "first": first_index,
+        "last": last_index,
+    }
+    return connection.execute(_OVERLAP, given).mappings().all()
 
 
 def list_external(
@@ -100,11 +123,11 @@ def list_steps(
 
 
 def list_run_steps(
-    connection: DriverConnection, *, tenant_id: str, run_id: str
+    connection: DriverConnection, *, tenant_id: str, run_id: str, raw: bool = False
 ) -> Sequence[Mapping[str, Any]]:
-    """Return the whole rows of all steps of a run, by attempt and index."""
+    """Return the whole rows of all steps of a run, by attempt and index; `raw` as they are stored."""
     statement = (
-        sa.select(*_ALL)
+        sa.select(*(_RAW if raw else _ALL))
         .select_from(
             aos_trace_steps.join(
                 aos_traces,
@@ -118,17 +141,3 @@ def list_run_steps(
         .order_by(aos_traces.c.attempt, aos_trace_steps.c.step_index)
     )
     return connection.execute(statement).mappings().all()
-
-
-_INSERT_ROW = aos_trace_steps.insert()
-_HEAD = (
-    "trace_id",
-    "attempt",
-    "genesis_hash",
-    "status",
-    "head_hash",
-    "step_count",
-    "input_tokens",
-    "output_tokens",
-    "cost_micro",
-)

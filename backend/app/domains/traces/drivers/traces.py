@@ -9,9 +9,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
+from app.db.types import as_stored
 from app.domains.traces.tables import aos_traces
 
 _ALL = tuple(aos_traces.c)
+_RAW = tuple(as_stored(column) for column in _ALL)
 
 
 def insert_trace(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
@@ -45,10 +47,12 @@ def lock_trace(
     return connection.execute(statement).mappings().one_or_none()
 
 
-def list_traces(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Sequence[Mapping[str, Any]]:
-    """Return the whole rows of a run's traces, by attempt."""
+def list_traces(
+    connection: DriverConnection, *, tenant_id: str, run_id: str, raw: bool = False
+) -> Sequence[Mapping[str, Any]]:
+    """Return the whole rows of a run's traces, by attempt; `raw` as they are stored."""
     statement = (
-        sa.select(*_ALL)
+        sa.select(*(_RAW if raw else _ALL))
         .where(aos_traces.c.tenant_id == tenant_id, aos_traces.c.run_id == run_id)
         .order_by(aos_traces.c.attempt)
     )

@@ -1,4 +1,4 @@
-"""Traces L5: the step chain: statements, links and commitments (proof page, sections 2 and 4)."""
+"""Traces L5: the step chain: statements, links and commitments."""
 
 from __future__ import annotations
 

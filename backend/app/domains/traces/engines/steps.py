@@ -258,5 +258,8 @@ def list_steps(
 def list_run_steps(
     connection: DriverConnection, *, tenant_id: str, run_id: str
 ) -> Sequence[Mapping[str, Any]]:
-    """Return all steps of a run, by attempt and index, for its proof."""
-    return driver.list_run_steps(connection, tenant_id=tenant_id, run_id=run_id)
+    """Return all steps of a run, by attempt and index, for its proof; damaged values come as they are."""
+    try:
+        return driver.list_run_steps(connection, tenant_id=tenant_id, run_id=run_id)
+    except Exception:  # noqa: BLE001 - a value that its column cannot hold, or an outage: that fails again
+        return driver.list_run_steps(connection, tenant_id=tenant_id, run_id=run_id, raw=True)

@@ -181,6 +181,14 @@ def list_traces(connection: DriverConnection, *, tenant_id: str, run_id: str) ->
     return driver.list_traces(connection, tenant_id=tenant_id, run_id=run_id)
 
 
+def list_proof_traces(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Sequence[Row]:
+    """Return all traces of a run, by attempt, for its proof; damaged values come as they are."""
+    try:
+        return driver.list_traces(connection, tenant_id=tenant_id, run_id=run_id)
+    except Exception:  # noqa: BLE001 - a value that its column cannot hold, or an outage: that fails again
+        return driver.list_traces(connection, tenant_id=tenant_id, run_id=run_id, raw=True)
+
+
 def list_attempts(
     connection: DriverConnection, *, tenant_id: str, run_id: str, after: int, limit: int
 ) -> Sequence[Row]:

@@ -1,9 +1,10 @@
-"""Traces L5: proof checks 1-11 over the traces of one run (proof page, 4.2); pure, facts in, verdicts out."""
+"""Traces L5: the checks of a run's proof over its traces, 1 to 11; pure, facts in, verdicts out."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,8 @@ from app.kernel.clock import format_time
 
 Row = Mapping[str, Any]
 NO_TRACE = "No trace found for run"
+# What a value raises that no statement can be made of: a time that is none, bytes that are no text.
+_NO_STATEMENT = (AttributeError, TypeError, ValueError)
 SEAL_MEMBERS = (
     "attempt",
     "status",
@@ -88,7 +91,7 @@ def verify_traces(
                 name, attempt, len(by_trace.get(name, ())), sealed=False, root_hash=None, code="TRACE_MISSING"
             )
         )
-    return sorted(verdicts, key=lambda verdict: (verdict.attempt or 0, verdict.trace_id))
+    return sorted(verdicts, key=lambda verdict: (_whole(verdict.attempt), verdict.trace_id))
 
 
 def summarise(
@@ -118,7 +121,7 @@ def summarise(
 def _situation(
     verdicts: Sequence[TraceVerdict], failed: TraceVerdict | None, length: int, model: str
 ) -> tuple[str, str | None, str, str | None]:
-    """Return model, root hash, status and reason: the rows of the proof page's table, in its order."""
+    """Return model, root hash, status and reason: the first situation that applies."""
     if not verdicts:
         return "NONE", None, "UNSUPPORTED", NO_TRACE
     if length == 0 and failed is None:
@@ -143,11 +146,11 @@ def _reason(failed: TraceVerdict) -> str:
 
 def _in_order(verdicts: Sequence[TraceVerdict], steps: Iterable[Row]) -> list[Row]:
     places = {verdict.trace_id: place for place, verdict in enumerate(verdicts)}
-    return sorted(steps, key=lambda step: (places.get(step["trace_id"], len(places)), step["step_index"]))
+    return sorted(steps, key=lambda step: (places.get(step["trace_id"], len(places)), _index(step)))
 
 
 def _verify_one(trace: Row, steps: Sequence[Row], claims: _Claims, erased: frozenset[str]) -> TraceVerdict:
-    ordered = sorted(steps, key=lambda step: int(step["step_index"]))
+    ordered = sorted(steps, key=_index)
     values: Counter[str] = Counter()
     try:
         failure = _first_failure(trace, ordered, claims, erased, values)
@@ -182,17 +185,20 @@ def _first_failure(
 
 def _check_genesis(trace: Row, claims: _Claims) -> _Failure | None:
     """Check 2: the genesis recomputed from the columns, and every leaf that carries it."""
-    statement = chain.genesis_statement(
-        tenant_id=trace["tenant_id"],
-        run_id=trace["run_id"],
-        attempt=trace["attempt"],
-        trace_id=trace["trace_id"],
-        schema_version=trace["schema_version"],
-        policy_snapshot=trace["policy_snapshot_id"],
-        plan_hash=trace["plan_hash"],
-        seed=trace["seed"],
-        started_at=trace["started_at"],
-    )
+    try:
+        statement = chain.genesis_statement(
+            tenant_id=trace["tenant_id"],
+            run_id=trace["run_id"],
+            attempt=trace["attempt"],
+            trace_id=trace["trace_id"],
+            schema_version=trace["schema_version"],
+            policy_snapshot=trace["policy_snapshot_id"],
+            plan_hash=trace["plan_hash"],
+            seed=trace["seed"],
+            started_at=trace["started_at"],
+        )
+    except _NO_STATEMENT:
+        return _Failure("GENESIS_MISMATCH")
     stands = chain.genesis_hash(statement) == trace["genesis_hash"] and all(
         claim.get("genesis_hash") == trace["genesis_hash"] and claim.get("attempt") == trace["attempt"]
         for claim in claims.genesis
@@ -257,8 +263,12 @@ def _check_links(trace: Row, steps: Sequence[Row]) -> _Failure | None:
 def _check_fields(steps: Sequence[Row]) -> _Failure | None:
     """Check 9: each link recomputed from the columns."""
     for step in steps:
-        hashed = chain.statement_hash(chain.step_statement(step))
-        if chain.next_link(step["prev_hash"], hashed) != step["step_hash"]:
+        try:
+            hashed = chain.statement_hash(chain.step_statement(step))
+            stands = chain.next_link(step["prev_hash"], hashed) == step["step_hash"]
+        except _NO_STATEMENT:
+            stands = False
+        if not stands:
             return _Failure("FIELD_MISMATCH", int(step["step_index"]))
     return None
 
@@ -307,20 +317,25 @@ def _read_leaves(leaves: Sequence[Mapping[str, Any]]) -> tuple[dict[str, _Claims
     claims: dict[str, _Claims] = {}
     erased: set[str] = set()
     for leaf in leaves:
-        body = loads(leaf["statement"])["body"]
-        if leaf["type"] in ("run.started", "run.attempt"):
-            _claim(claims, body["trace"]).genesis.append(body["trace"])
-        elif leaf["type"] == "trace.extended":
-            _claim(claims, body).extensions.append(body)
-        elif leaf["type"] == "trace.sealed":
-            _claim(claims, body).seals.append(body)
-        elif leaf["type"] == "run.completed":
-            for closed in body["closure"]["traces"]:
-                _claim(claims, closed).closures.append(closed)
-        elif leaf["type"] == "erasure":
-            listed = body["commitments"]
-            erased.update(loads(listed) if isinstance(listed, str) else listed)
+        # A leaf edited beyond reading claims nothing here; that it lost its hash is found with the facts.
+        with suppress(ValueError, KeyError, TypeError):
+            _read_leaf(leaf["type"], loads(leaf["statement"])["body"], claims, erased)
     return claims, frozenset(erased)
+
+
+def _read_leaf(kind: str, body: Mapping[str, Any], claims: dict[str, _Claims], erased: set[str]) -> None:
+    if kind in ("run.started", "run.attempt"):
+        _claim(claims, body["trace"]).genesis.append(body["trace"])
+    elif kind == "trace.extended":
+        _claim(claims, body).extensions.append(body)
+    elif kind == "trace.sealed":
+        _claim(claims, body).seals.append(body)
+    elif kind == "run.completed":
+        for closed in body["closure"]["traces"]:
+            _claim(claims, closed).closures.append(closed)
+    elif kind == "erasure":
+        listed = body["commitments"]
+        erased.update(loads(listed) if isinstance(listed, str) else listed)
 
 
 def _claim(claims: dict[str, _Claims], stated: Mapping[str, Any]) -> _Claims:
@@ -328,6 +343,16 @@ def _claim(claims: dict[str, _Claims], stated: Mapping[str, Any]) -> _Claims:
     if claim.attempt is None:
         claim.attempt = stated.get("attempt")
     return claim
+
+
+def _index(step: Row) -> float:
+    """Return a step's place; an index that is no number stands after all others and leaves its gap."""
+    index = step["step_index"]
+    return index if isinstance(index, int) else float("inf")
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from prometheus_client import Counter, Histogram
@@ -14,6 +15,17 @@ DISPATCHES = Counter(
     "hoc_dispatches", "Dispatches by operation and outcome", ["operation", "outcome", "success"]
 )
 SECONDS = Histogram("hoc_dispatch_seconds", "Duration of a dispatch", ["operation"])
+
+
+# Looking a child up by its labels takes a lock; the bound children are reused instead.
+@lru_cache(maxsize=4096)
+def _counter(operation: str, outcome: str, success: bool) -> Counter:
+    return DISPATCHES.labels(operation, outcome, str(success).lower())
+
+
+@lru_cache(maxsize=2048)
+def _timer(operation: str) -> Histogram:
+    return SECONDS.labels(operation)
 
 
 @dataclass(slots=True)
@@ -37,8 +49,8 @@ class DispatchMetricsAdapter:
 
     def handle(self, record: DispatchRecord) -> None:
         """Count one dispatch."""
-        DISPATCHES.labels(record.operation, record.outcome, str(record.success).lower()).inc()
-        SECONDS.labels(record.operation).observe(record.duration_ms / 1000)
+        _counter(record.operation, record.outcome, record.success).inc()
+        _timer(record.operation).observe(record.duration_ms / 1000)
         with self._lock:
             tally = self._tallies.setdefault(record.operation, _Tally())
             tally.total += 1

@@ -1,0 +1,109 @@
+"""Logs L5: heads of the tenants' logs: the first epoch, the origin, halting, and how it stands with all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from app.db.connection import DriverConnection, Row
+from app.domains.logs.drivers import heads as driver
+from app.domains.logs.models import HaltReason, LogState
+from app.kernel.merkle import EMPTY_ROOT
+
+FIRST_EPOCH = 1
+SYSTEM = "_system"
+
+
+@dataclass(frozen=True, slots=True)
+class LogOverview:
+    """How it stands with all logs together."""
+
+    pending: int
+    oldest_at: datetime | None
+    halted: int
+    unsigned_at: datetime | None
+
+
+def open_log(
+    connection: DriverConnection, *, tenant_id: str, prefix: str | None, new_deployment: str, now: datetime
+) -> None:
+    """Make the head of the first epoch, unless it is there; its origin is fixed from now on.
+
+    Without a prefix of the operator's, the installation has one of its own: the one under which its first
+    log, that of the system, was opened.
+    """
+    system = driver.get_head(connection, tenant_id=SYSTEM)
+    if system is None:
+        _insert(connection, tenant_id=SYSTEM, prefix=prefix or f"hoc.local/{new_deployment}", now=now)
+        system = driver.get_head(connection, tenant_id=SYSTEM)
+    if tenant_id == SYSTEM or system is None:
+        return
+    own = str(system["origin"]).rsplit("/", 2)[0]
+    _insert(connection, tenant_id=tenant_id, prefix=prefix or own, now=now)
+
+
+def _insert(connection: DriverConnection, *, tenant_id: str, prefix: str, now: datetime) -> None:
+    driver.insert_head(
+        connection,
+        tenant_id=tenant_id,
+        epoch=FIRST_EPOCH,
+        origin=f"{prefix}/{tenant_id}/{FIRST_EPOCH}",
+        root=EMPTY_ROOT.hex(),
+        state=LogState.ACTIVE.value,
+        now=now,
+    )
+
+
+def get_head(connection: DriverConnection, *, tenant_id: str) -> Row | None:
+    """Return the head of the tenant's newest epoch; None before its log is opened."""
+    return driver.get_head(connection, tenant_id=tenant_id)
+
+
+def lock_head(connection: DriverConnection, *, tenant_id: str) -> Row | None:
+    """Return the newest head, locked and ACTIVE; None when there is none, or somebody else works on it."""
+    head = driver.get_head(connection, tenant_id=tenant_id)
+    if head is None:
+        return None
+    locked = driver.lock_head(connection, tenant_id=tenant_id, epoch=head["epoch"])
+    return locked if locked is not None and locked["state"] == LogState.ACTIVE else None
+
+
+def halt(
+    connection: DriverConnection, *, tenant_id: str, epoch: int, reason: HaltReason, now: datetime
+) -> None:
+    """Stop an ACTIVE log: it queues on, grows no more and signs nothing."""
+    driver.set_state(
+        connection,
+        tenant_id=tenant_id,
+        epoch=epoch,
+        expected=LogState.ACTIVE.value,
+        state=LogState.HALTED.value,
+        reason=reason.value,
+        now=now,
+    )
+
+
+def count_waiting(connection: DriverConnection, *, tenant_id: str) -> int:
+    """Return how many facts of the tenant wait for the sequencer."""
+    return driver.count_waiting(connection, tenant_id=tenant_id)
+
+
+def list_waiting_tenants(connection: DriverConnection, *, after: str, limit: int) -> Sequence[str]:
+    """Return tenants whose facts wait, by id."""
+    return driver.list_tenants_waiting(connection, after=after, limit=limit)
+
+
+def list_unsigned_tenants(
+    connection: DriverConnection, *, signed_before: datetime, limit: int
+) -> Sequence[str]:
+    """Return tenants of ACTIVE logs that have grown beyond a checkpoint that is older than this."""
+    return driver.list_tenants_unsigned(
+        connection, state=LogState.ACTIVE.value, signed_before=signed_before, limit=limit
+    )
+
+
+def get_overview(connection: DriverConnection, *, limit: int) -> LogOverview:
+    """Return how it stands with all logs; no more than `limit` waiting facts are counted."""
+    row = driver.get_overview(connection, limit=limit, state=LogState.HALTED.value)
+    return LogOverview(row["pending"], row["oldest_at"], row["halted"], row["unsigned_at"])

@@ -1,0 +1,127 @@
+"""Spine: what the log keeps outside the database: the signing key, and each log's checkpoints."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+
+import structlog
+
+from app.domains.logs.engines.note import NoteError, SigningKey, new_key, read_key
+from app.kernel.canonical_json import dumps
+
+LATEST = "latest"
+HISTORY = "history"
+_log = structlog.get_logger(__name__)
+
+
+class LogFiles:
+    """The key file and the checkpoint directory of one installation; either may be missing."""
+
+    def __init__(self, key_file: Path | None, checkpoints: Path | None, *, makes_key: bool) -> None:
+        self._key_file = key_file
+        self._checkpoints = checkpoints
+        self._makes_key = makes_key
+        self._key: SigningKey | None = None
+        self._lock = Lock()
+
+    def signing_key(self, *, make: bool = False) -> SigningKey | None:
+        """Return the key; None when there is no file, or it holds no key.
+
+        `make` makes a missing one where the installation is allowed to (an embedded database).
+        """
+        with self._lock:
+            if self._key is None and self._key_file is not None:
+                if make and self._makes_key and not self._key_file.exists():
+                    write_new_key(self._key_file)
+                self._key = _read(self._key_file)
+            return self._key
+
+    def latest(self, tenant_id: str, epoch: int) -> str | None:
+        """Return the newest checkpoint outside the database."""
+        if self._checkpoints is None:
+            return None
+        try:
+            return (self._folder(tenant_id, epoch) / LATEST).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def keep(self, tenant_id: str, epoch: int, note: str, *, signed_at: str) -> None:
+        """Append a checkpoint to the history and put it in the place of the latest, each durable."""
+        if self._checkpoints is None:
+            return
+        folder = self._folder(tenant_id, epoch)
+        folder.mkdir(parents=True, exist_ok=True)
+        _append(folder / HISTORY, dumps({"note": note, "signed_at": signed_at}))
+        temporary = folder / f".{LATEST}-{secrets.token_hex(8)}"
+        try:
+            _write(temporary, note.encode(), mode=0o644)
+            temporary.replace(folder / LATEST)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync_folder(folder)
+
+    def _folder(self, tenant_id: str, epoch: int) -> Path:
+        assert self._checkpoints is not None  # noqa: S101 - its callers have looked
+        return self._checkpoints / tenant_id / str(epoch)
+
+
+def write_new_key(file: Path) -> bool:
+    """Make a key file with mode 0600; return False when there is one, which stays as it is."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
+    _write(temporary, new_key(secrets.token_bytes(32)).pem(), mode=0o600)
+    try:
+        # A link is refused where a file is: of two processes, one makes the key and both read it.
+        os.link(temporary, file)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    _sync_folder(file.parent)
+    return True
+
+
+def _read(file: Path) -> SigningKey | None:
+    try:
+        return read_key(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, NoteError) as error:
+        _log.error("log.key_unreadable", file=str(file), error=type(error).__name__)
+        return None
+
+
+def _write(file: Path, content: bytes, *, mode: int) -> None:
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _append(file: Path, line: str) -> None:
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    with os.fdopen(descriptor, "r+b") as stream:
+        end = stream.seek(0, os.SEEK_END)
+        if end:
+            stream.seek(end - 1)
+            # A line that a crash has cut stays as it is; the next one begins on its own.
+            torn = stream.read(1) != b"\n"
+            stream.write(b"\n" if torn else b"")
+        stream.write(line.encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
