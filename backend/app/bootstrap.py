@@ -18,7 +18,7 @@ from app.domains.logs.engines.facts import flush
 from app.domains.logs.engines.tiles import TileCache
 from app.domains.logs.models import Fact
 from app.domains.policies.engines.snapshot_cache import SnapshotCache
-from app.domains.repository.engines import artifacts, tokenizer
+from app.domains.repository.engines import artifacts, operation_runs, tokenizer
 from app.domains.tenants.engines import credentials, state
 from app.hoc_spine.audit_store import AuditStore
 from app.hoc_spine.consequences.adapters.dispatch_metrics import DispatchMetricsAdapter
@@ -206,5 +206,6 @@ def _ports(watch: LogWatch) -> SpinePorts:
         claim_key=idempotency.claim,
         complete_key=idempotency.complete,
         run_exists=run_engine.run_exists,
+        operation_run_exists=operation_runs.run_exists,
         find_credential=credentials.find_credential,
     )

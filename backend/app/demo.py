@@ -262,17 +262,16 @@ def _report(http: httpx.Client, run_id: str) -> None:
     for access in evidence["retrievals"]:
         outcome = f"{access['outcome']} {access['reason_code']}"
         _say("", f"{access['evidence_id']} {outcome} {access['doc_count']} documents")
-    log = _expect(http.get(f"/api/v1/logs/runs/{run_id}/governance"), 200)
-    _say("governance log", f"{log['total_events']} events")
-    for event in log["events"]:
+    events = _expect(http.get(f"/api/v1/logs/runs/{run_id}/governance"), 200)
+    _say("governance log", f"{events['total_events']} events")
+    for event in events["events"]:
         _say("", f"{event['timestamp']} {event['event_type']} {event['entity_id']}")
     proof = _proof(http, run_id)
     integrity, facts = proof["integrity"], proof["facts"]
     _say("proof", f"{facts['found']} of {facts['expected']} facts, {integrity['chain_length']} steps chained")
     _say("proof", f"root {integrity['root_hash']}")
-    _say(
-        "log", f"{proof['log']['status']}, {proof['log']['size']} entries signed as {proof['log']['origin']}"
-    )
+    log = proof["log"]
+    _say("log", f"{log['status']}, {log['size']} entries signed as {log['origin']}")
     typer.echo(f"proof: {integrity['verification_status']}")
     if integrity["verification_status"] != "VERIFIED":
         raise DemoError(str(integrity["failure_reason"]))

@@ -106,7 +106,7 @@ class LogWatch:
             return Component(NAME, "not_configured", "HOC_LOG_SEQUENCER is off; facts are queued.")
         if lag > MAX_LAG_SECONDS:
             return Component(NAME, "failed", f"A fact has waited for {lag:.0f} seconds.")
-        if self._settings.backend == "postgresql" and self._files.signing_key() is None:
+        if not self._files.can_sign():
             return Component(
                 NAME, "failed", "NO_SIGNING_KEY: set HOC_LOG_KEY_FILE; hoc log keygen makes one."
             )

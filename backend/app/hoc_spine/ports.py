@@ -96,6 +96,7 @@ class SpinePorts:
     claim_key: ClaimPort
     complete_key: CompletePort
     run_exists: RunExistsPort
+    operation_run_exists: RunExistsPort
     find_credential: CredentialPort
 
 

@@ -230,7 +230,7 @@ class Spine:
             raise attempt.verdict.refusal
         ctx._standing = standing
         if request.run_id is not None:
-            self._require_run(connection, request)
+            request = self._attribute(ctx)
         key = request.idempotency_key if operation.creates else None
         if key is not None:
             stored = self._ports.claim_key(
@@ -253,9 +253,18 @@ class Spine:
         self._ports.flush_facts(connection, ctx.facts.joined(), tenant_id=ctx.tenant_id, now=ctx.now)
         return outcome
 
-    def _require_run(self, connection: SpineConnection, request: RequestContext) -> None:
-        if not self._ports.run_exists(connection, tenant_id=request.tenant_id, run_id=str(request.run_id)):
+    def _attribute(self, ctx: OperationContext) -> RequestContext:
+        """Refuse RUN_NOT_FOUND; in process, a workflow run of the repository will do as well."""
+        request, run_id = ctx.request, str(ctx.request.run_id)
+        if self._ports.run_exists(ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id):
+            return request
+        if request.door != "worker" or not self._ports.operation_run_exists(
+            ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id
+        ):
             raise HocError(ErrorKind.NOT_FOUND, "RUN_NOT_FOUND", "No such run.")
+        ctx.request = replace(request, run_id=None, operation_run_id=run_id)
+        ctx.facts = FactRecorder(self.services, ctx.request)
+        return ctx.request
 
     def _context(
         self, operation: str, context: RequestContext, connection: SpineConnection, now: datetime
@@ -337,7 +346,7 @@ class Unit:
         # One look for all dispatches: what they are judged by does not change inside a transaction.
         ctx._standing = ctx.standing_loader()
         if self._context.run_id is not None:
-            self._spine._require_run(connection, self._context)
+            self._context = self._spine._attribute(ctx)
 
     def inner(self) -> AbstractContextManager[None]:
         """Take back what the block did when it raises."""

@@ -32,6 +32,8 @@ class RequestContext:
     """One request as the spine sees it; the tenant comes from the credential alone.
 
     degraded: the credential's look-up found the system in degraded mode; reads are flagged by it.
+    operation_run_id: the workflow run of the repository that the library writes under, which is no
+    governed run: change records name it, the log and the ledger do not.
     """
 
     tenant_id: str
@@ -40,6 +42,7 @@ class RequestContext:
     scopes: frozenset[str] = frozenset()
     key_id: str | None = None
     run_id: str | None = None
+    operation_run_id: str | None = None
     traceparent: str | None = None
     idempotency_key: str | None = None
     precondition: Precondition | None = None

@@ -51,9 +51,11 @@ def stranger(make_app: Callable[..., Any]) -> AsgiClient:
 
 
 @pytest.fixture(scope="module")
-def product(databases: Databases, dialect: Dialect) -> Iterator[ProductServer]:
+def product(
+    databases: Databases, dialect: Dialect, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ProductServer]:
     """The whole product on a database of the module's own: its switches and tenants are thrown about."""
     from tests.api.product_server import serve_product
 
-    with serve_product(databases.new(dialect)) as server:
+    with serve_product(databases.new(dialect), tmp_path_factory.mktemp("product")) as server:
         yield server

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from schemathesis.python import asgi
@@ -14,6 +15,8 @@ from app.api.routing import Route
 from app.api.table import ROUTES
 from app.api.worker_pool import DispatchPool
 from app.bootstrap import build_spine
+from app.hoc_spine.coordinators.log_files import write_new_key
+from app.hoc_spine.sequencer import LogSequencer
 from app.kernel.context import Precondition
 from app.settings import Settings
 from tests.api.probes import probe_routes, with_probes
@@ -35,7 +38,7 @@ class ProductServer:
 
     def path_of(self, route: Route, **other: Any) -> str | None:
         """Return the path of a route to things that exist; None where there is no such thing."""
-        path = route.path
+        path = route.template
         for name in route.path_parameters:
             value = other.get(name, self.known.get(name))
             if value is None:
@@ -50,18 +53,27 @@ class ProductServer:
 
 
 @contextmanager
-def serve_product(database_url: str) -> Iterator[ProductServer]:
+def serve_product(database_url: str, folder: Path) -> Iterator[ProductServer]:
     """Serve the product and the probes without rate limits."""
     spine = build_spine(
         Settings.model_validate(
-            {"database_url": database_url, "operator_token": "the-operator", "rate_limit_enabled": False}
+            {
+                "database_url": database_url,
+                "operator_token": "the-operator",
+                "rate_limit_enabled": False,
+                "log_key_file": folder / "log-key.pem",
+                "checkpoint_dir": folder / "checkpoints",
+            }
         )
     )
+    write_new_key(folder / "log-key.pem")
     pool = DispatchPool(4)
     tenant, victim = make_tenant(spine), make_tenant(spine)
     application = build_application(with_probes(spine), pool=pool, routes=(*ROUTES, *probe_routes()))
     with asgi.get_client(application) as session:
         known = {**_seed(tenant), "tenant_id": victim.tenant_id}
+        LogSequencer(spine).drain()
+        known["size"] = tenant.call("log.status").size
         yield ProductServer(session, tenant.headers(), {"Authorization": "Bearer the-operator"}, known)
     pool.close()
     spine.close()
@@ -106,6 +118,8 @@ def _seed(tenant: Tenant) -> dict[str, Any]:
         "key_id": keys[0].key_id,
         "attempt": 1,
         "revision": 1,
+        "level": "0",
+        "tile": "000.p/1",
     }
 
 

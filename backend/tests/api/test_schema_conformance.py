@@ -54,7 +54,7 @@ def _try_route(product: ProductServer, schema: Any, route: Route, mode: Generati
     headers = product.headers_for(route)
     statuses: set[int] = set()
 
-    @given(case=schema[route.path][route.method].as_strategy(generation_mode=mode))
+    @given(case=schema[route.template][route.method].as_strategy(generation_mode=mode))
     @settings(
         max_examples=EXAMPLES,
         phases=[Phase.explicit, Phase.generate],

@@ -21,6 +21,7 @@ import psycopg
 import redis
 
 _START_SECONDS = 60.0
+_ROOM_FOR_DATABASES = 2 * 1024**3
 _PR_SET_PDEATHSIG = 1
 # Signals the servers handle: one without a handler may have been set to be ignored by the caller's shell.
 _STOP_POSTGRES = signal.SIGQUIT
@@ -58,6 +59,17 @@ def make_directory() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="hoc-", dir=fitting[0]))
     directory.chmod(0o755)
     return directory
+
+
+def make_memory_directory() -> Path | None:
+    """Return a new directory in memory for SQLite files, None where there is no room for one.
+
+    SQLite waits for the disk at every commit, as it does in production; no test is about the disk.
+    """
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < _ROOM_FOR_DATABASES:
+        return None
+    return Path(tempfile.mkdtemp(prefix="hoc-", dir=memory))
 
 
 class PostgresServer:

@@ -206,6 +206,21 @@ def test_the_reason_of_the_context_stands_in_for_a_missing_one(store: Opened) ->
     assert {(change.trace_id, change.request_id) for change in changes} == {("ab" * 16, "req-7")}
 
 
+def test_a_write_may_be_made_under_a_workflow_run(store: Opened) -> None:
+    store.repo.create_run("load", run_id="load-1")
+    under = store.repo.bind(store.context(run_id="load-1"))
+    made = make(under, "a")
+    with under.transaction() as tx:
+        make(tx, "b")
+    changes = store.repo.list_changes(run_id="load-1").items
+    assert changes[1].entity_id == made.id
+    assert len(changes) == 3
+    lost = store.repo.bind(store.context(run_id="load-2"))
+    assert code_of(NotFoundError, lambda: make(lost, "c")) == "RUN_NOT_FOUND"
+    with pytest.raises(NotFoundError), lost.transaction():
+        pass
+
+
 def test_a_query_finds_by_text_and_metadata(repo: SpineRepository) -> None:
     made = make(repo, content="the quick brown fox", metadata={"k": 1})
     make(repo, "other", content="the slow fox", metadata={"k": True})

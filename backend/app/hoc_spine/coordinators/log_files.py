@@ -40,6 +40,12 @@ class LogFiles:
                 self._key = _read(self._key_file)
             return self._key
 
+    def can_sign(self) -> bool:
+        """Tell whether there is a key, or the sequencer will make one when it needs it."""
+        if self.signing_key() is not None:
+            return True
+        return self._makes_key and self._key_file is not None and not self._key_file.exists()
+
     def latest(self, tenant_id: str, epoch: int) -> str | None:
         """Return the newest checkpoint outside the database."""
         if self._checkpoints is None:

@@ -24,7 +24,7 @@ def open_changes(ctx: OperationContext, reason: str | None) -> ChangeSet:
         change_set_id=change_set_id,
         actor_id=ctx.actor.id,
         reason=reason,
-        run_id=ctx.request.run_id,
+        run_id=ctx.request.run_id or ctx.request.operation_run_id,
         trace_id=ctx.request.trace_id,
         request_id=ctx.request.request_id,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from app.domains.logs.engines import checkpoints, heads, note, proofs, tiles
-from app.domains.logs.engines.note import SigningKey
 from app.domains.logs.engines.tiles import TileCache
 from app.domains.logs.models import (
     CheckpointPath,
@@ -54,15 +53,15 @@ def list_keys(ctx: OperationContext, _payload: NoLogInput) -> LogKeys:
 
 
 def _keys(ctx: OperationContext, origin: str | None) -> list[LogKey]:
-    key = _signing_key(ctx)
+    key = _files(ctx).signing_key()
     if key is None or origin is None:
         return []
     return [LogKey(vkey=key.vkey(origin), key_id=note.key_id(origin, key.public).hex())]
 
 
-def _signing_key(ctx: OperationContext) -> SigningKey | None:
+def _files(ctx: OperationContext) -> LogFiles:
     files: LogFiles = ctx.services.caches["log_files"]
-    return files.signing_key()
+    return files
 
 
 def get_checkpoint(ctx: OperationContext, payload: CheckpointPath) -> NoteText:
@@ -72,7 +71,7 @@ def get_checkpoint(ctx: OperationContext, payload: CheckpointPath) -> NoteText:
         heads.get_head(ctx.connection, tenant_id=ctx.tenant_id),
         tenant_id=ctx.tenant_id,
         size=payload.size,
-        has_key=_signing_key(ctx) is not None,
+        has_key=_files(ctx).can_sign(),
     )
     return NoteText(content=text)
 

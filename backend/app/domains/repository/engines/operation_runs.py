@@ -151,6 +151,11 @@ def list_statuses(connection: DriverConnection, *, tenant_id: str, run_ids: Sequ
     }
 
 
+def run_exists(connection: DriverConnection, *, tenant_id: str, run_id: str) -> bool:
+    """Tell whether the tenant has a workflow run of this id."""
+    return bool(list_statuses(connection, tenant_id=tenant_id, run_ids=[run_id]))
+
+
 def list_runs(
     connection: DriverConnection,
     *,

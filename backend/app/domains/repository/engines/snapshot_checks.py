@@ -19,7 +19,7 @@ from app.domains.repository.engines.revisions import revision_digest
 from app.domains.repository.engines.values import REDACTED_PREFIX, check_name, is_id
 from app.domains.repository.errors import snapshot_invalid
 from app.domains.repository.models.snapshots import Fault
-from app.domains.repository.models.vocabulary import Redaction
+from app.domains.repository.models.vocabulary import BlobState, Redaction
 from app.kernel.errors import HocError
 from app.kernel.hashing import digest_of
 
