@@ -72,7 +72,7 @@ def _server(database_url: str, token: str, documents: Path) -> Iterator[str]:
         "HOC_OPERATOR_TOKEN": token,
         "HOC_INGEST_ROOTS": orjson.dumps({"docs": str(documents)}).decode(),
         "HOC_PLANE_WORKERS": "1",
-        "HOC_LOG_LEVEL": "WARNING",
+        "HOC_LOG_LEVEL": "ERROR",
     }
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
     server = subprocess.Popen(command, env=environment)  # noqa: S603 - this program, by its own interpreter

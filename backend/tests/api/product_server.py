@@ -90,11 +90,13 @@ def _seed(tenant: Tenant) -> dict[str, Any]:
     artifact_id = artifacts[0].id
     for number in range(2):
         tenant.call("repository.artifacts.update", {"artifact_id": artifact_id, "content": f"y{number}"})
+    _seed_graph(tenant, [artifact.id for artifact in artifacts])
     planes = [tenant.call("knowledge.planes.register", _plane(number)) for number in range(3)]
     runs = [tenant.call("runs.start", _run()) for _ in range(3)]
     retry = {"run_id": runs[0].run_id, "from_attempt": 1, "reason": "again"}
     tenant.call("runs.retry", retry)
     tenant.call("traces.steps.append", {"run_id": runs[0].run_id, "steps": [_step(n) for n in range(3)]})
+    _seed_work(tenant, runs[0].run_id, artifact_id)
     rules = [tenant.call("policies.rules.create", _rule(number)) for number in range(3)]
     for number in range(2):
         head = tenant.call("policies.rules.get", {"rule_id": rules[0].rule_id})
@@ -121,6 +123,25 @@ def _seed(tenant: Tenant) -> dict[str, Any]:
         "level": "0",
         "tile": "000.p/1",
     }
+
+
+def _seed_graph(tenant: Tenant, ids: list[str]) -> None:
+    for kind in ("cites", "answers", "mentions"):
+        edge = {"source_id": ids[0], "target_id": ids[1], "type": kind}
+        tenant.call("repository.relationships.create", edge)
+    for number in range(3):
+        run_id = f"work-{number}"
+        tenant.call("repository.runs.create", {"run_id": run_id, "operation": "index"})
+        tenant.call("repository.runs.transition", {"run_id": run_id, "status": "running"})
+        tenant.call("repository.context_packages.create", {"name": f"package {number}"})
+
+
+def _seed_work(tenant: Tenant, run_id: str, artifact_id: str) -> None:
+    steps = [{"step_id": f"s{n}", "position": n} for n in range(3)]
+    tenant.call("repository.runs.create", {"run_id": run_id, "operation": "answer", "steps": steps})
+    for role in ("source", "background", "example"):
+        item = {"artifact_id": artifact_id, "revision": 1, "role": role}
+        tenant.call("repository.bundles.create", {"items": [item]})
 
 
 def _plane(number: int) -> dict[str, Any]:

@@ -32,7 +32,7 @@ FORGED: tuple[Any, ...] = (
     {"a": 1},
 )
 # The run of these tests did nothing that fills a second page of these.
-WITHOUT_NEXT_PAGE = {"logs.run_governance", "knowledge.planes.documents"}
+WITHOUT_NEXT_PAGE = {"logs.run_governance", "knowledge.planes.documents", "log.checkpoints.list"}
 NUMBERS = (2**31 - 1, 2**31, 2**63 - 1, 2**63, 10**25, -(10**25))
 
 

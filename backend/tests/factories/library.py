@@ -29,6 +29,10 @@ class CountingIds:
         self._counts[prefix] += 1
         return f"{prefix}_{self._counts[prefix]:032d}"
 
+    def reset(self) -> None:
+        """Begin anew."""
+        self._counts.clear()
+
 
 class SteppingClock:
     """One second later at each look, or standing still while a test needs it to."""

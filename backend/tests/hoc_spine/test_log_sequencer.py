@@ -19,27 +19,54 @@ from app.hoc_spine.coordinators.log_files import write_new_key
 from app.hoc_spine.sequencer import LogSequencer, LogSequencerLoop
 from app.hoc_spine.spine import Spine
 from app.hoc_spine.transactions import statement_counter
+from tests.factories.databases import Databases, Dialect
 from tests.factories.logs import LogWorld
 from tests.factories.tenants import make_tenant, operator_context
 from tests.factories.worlds import start_run, without_triggers
 
 
+@pytest.fixture(scope="module")
+def home(
+    databases: Databases, dialect: Dialect, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A database, and a folder with the key and the checkpoints of its logs."""
+    folder = tmp_path_factory.mktemp("home")
+    write_new_key(folder / "log-key.pem")
+    return databases.new(dialect), folder
+
+
 @pytest.fixture
-def world(make_spine: Callable[..., Spine], new_database: Callable[..., str], tmp_path: Path) -> LogWorld:
-    """A tenant in a database of its own, with a key."""
+def world(
+    request: pytest.FixtureRequest,
+    make_spine: Callable[..., Spine],
+    home: tuple[str, Path],
+    new_database: Callable[..., str],
+    tmp_path: Path,
+) -> LogWorld:
+    """A tenant in the module's database; alone in one of its own where the test says `alone`."""
+    if request.node.get_closest_marker("usefixtures") is None:
+        shared = LogWorld(make_spine, *home)
+        with shared.connect() as connection:
+            # What an earlier test let die holds its lease for a while.
+            connection.execute(sa.text("DELETE FROM worker_leases"))
+        return shared
     write_new_key(tmp_path / "log-key.pem")
     return LogWorld(make_spine, new_database(), tmp_path)
 
 
 @pytest.fixture
+def alone() -> None:
+    """Mark a test whose log must be the only one beside the operator's."""
+
+
+@pytest.fixture
 def owner(world: LogWorld) -> Iterator[sa.Connection]:
     """A connection of the owner to the world's database."""
-    engine = sa.create_engine(world.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
+    with world.connect() as connection:
         yield connection
-    engine.dispose()
 
 
+@pytest.mark.usefixtures("alone")
 def test_every_fact_enters_the_tree_and_a_checkpoint_signs_it(world: LogWorld, owner: sa.Connection) -> None:
     world.facts(5)
     done = world.sequence()
@@ -58,6 +85,7 @@ def test_a_log_is_opened_with_its_tenant(world: LogWorld, owner: sa.Connection) 
     assert world.rows(owner, "SELECT 1 FROM log_heads WHERE tenant_id = '_system'")
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_tenant_from_before_the_log_gets_one_with_its_first_facts(
     world: LogWorld, owner: sa.Connection
 ) -> None:
@@ -159,6 +187,7 @@ def test_one_sequencer_works_while_it_holds_the_lease(world: LogWorld) -> None:
     assert second.run_round().taken
 
 
+@pytest.mark.usefixtures("alone")
 def test_the_lease_of_a_dead_sequencer_runs_out(world: LogWorld, owner: sa.Connection) -> None:
     LogSequencer(world.spine).run_round()
     second = LogSequencer(world.another_spine())
@@ -278,6 +307,7 @@ class PowerCut(BaseException):
     """The process is gone at this statement or file."""
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_crash_at_any_statement_leaves_no_gap_and_no_duplicate(
     world: LogWorld, owner: sa.Connection
 ) -> None:
@@ -309,6 +339,7 @@ def test_a_crash_at_any_statement_leaves_no_gap_and_no_duplicate(
     assert world.status().state == "ACTIVE"
 
 
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("call", ["os.fsync", "os.open", "Path.replace"])
 def test_a_crash_at_any_file_leaves_what_the_next_one_confirms(
     world: LogWorld, owner: sa.Connection, monkeypatch: pytest.MonkeyPatch, call: str
@@ -352,6 +383,7 @@ def kept(world: LogWorld) -> str:
     return (world.checkpoints / world.tenant_id / "1" / "latest").read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("alone")
 def test_a_crash_after_the_file_and_before_its_row_is_confirmed_by_the_next(
     world: LogWorld, owner: sa.Connection
 ) -> None:
@@ -428,6 +460,7 @@ def test_a_key_file_is_never_replaced(tmp_path: Path) -> None:
 # The background service
 
 
+@pytest.mark.usefixtures("alone")
 def test_the_service_sequences_by_itself_and_stops(world: LogWorld, owner: sa.Connection) -> None:
     loop = LogSequencerLoop(world.another_spine(log_interval_ms=10))
     world.facts(2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,20 @@ from tests.factories.worlds import start_run, step, without_triggers
 HEX = "ab" * 32
 
 
+@pytest.fixture(scope="module")
+def home(
+    databases: Databases, dialect: Dialect, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Path]:
+    """A database, and a folder with the key and the checkpoints of its logs; each test has a tenant in it."""
+    folder = tmp_path_factory.mktemp("home")
+    write_new_key(folder / "log-key.pem")
+    return databases.new(dialect), folder
+
+
 @pytest.fixture
-def world(make_spine: Callable[..., Spine], new_database: Callable[..., str], tmp_path: Path) -> LogWorld:
+def world(make_spine: Callable[..., Spine], home: tuple[str, Path]) -> LogWorld:
     """A tenant with a signed log of a few facts."""
-    write_new_key(tmp_path / "log-key.pem")
-    made = LogWorld(make_spine, new_database(), tmp_path)
+    made = LogWorld(make_spine, *home)
     made.facts(5)
     made.sequence()
     return made
@@ -44,14 +52,10 @@ def owner(world: LogWorld) -> Iterator[sa.Connection]:
 
 
 @pytest.fixture(scope="module")
-def signed(
-    databases: Databases, dialect: Dialect, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LogWorld]:
+def signed(home: tuple[str, Path]) -> Iterator[LogWorld]:
     """A tenant with a signed log, for tests that leave it as it is."""
-    folder = tmp_path_factory.mktemp("signed")
-    write_new_key(folder / "log-key.pem")
-    with ExitStack() as stack:
-        yield stack.enter_context(standing_world(databases.new(dialect), folder))
+    with standing_world(*home) as made:
+        yield made
 
 
 @pytest.fixture
@@ -190,7 +194,7 @@ def test_a_database_that_grew_again_after_a_rollback_is_inconsistent_with_the_di
 def test_a_head_below_its_own_checkpoint_is_rolled_back(world: LogWorld, owner: sa.Connection) -> None:
     rows = world.rows(owner, "SELECT note, root, key_ids FROM log_checkpoints WHERE tenant_id = :t")
     size = world.status().size
-    shutil.rmtree(world.checkpoints)
+    shutil.rmtree(world.checkpoints / world.tenant_id)
     rewind(owner, world, size - 2)
     copy = (
         "INSERT INTO log_checkpoints (tenant_id, epoch, size, root, note, key_ids, signed_at)"
@@ -204,7 +208,7 @@ def test_a_head_below_its_own_checkpoint_is_rolled_back(world: LogWorld, owner: 
 def test_without_a_directory_the_database_alone_is_what_a_head_continues(
     world: LogWorld, owner: sa.Connection
 ) -> None:
-    shutil.rmtree(world.checkpoints)
+    shutil.rmtree(world.checkpoints / world.tenant_id)
     world.facts(1)
     world.sequence()
     assert world.status().state == "ACTIVE"
@@ -234,7 +238,13 @@ def test_an_earlier_checkpoint_that_does_not_open_stops_the_signing(
     expect_halt(world, "BAD_SIGNATURE")
 
 
-def test_a_replaced_key_signs_nothing_over_the_old_keys_history(world: LogWorld) -> None:
+def test_a_replaced_key_signs_nothing_over_the_old_keys_history(
+    make_spine: Callable[..., Spine], new_database: Callable[..., str], tmp_path: Path
+) -> None:
+    write_new_key(tmp_path / "log-key.pem")
+    world = LogWorld(make_spine, new_database(), tmp_path)
+    world.facts(1)
+    world.sequence()
     world.key_file.unlink()
     write_new_key(world.key_file)
     world.facts(1)

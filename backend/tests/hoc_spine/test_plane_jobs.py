@@ -553,7 +553,7 @@ def test_a_verification_is_neither_retried_nor_cancelled_by_its_job(tenant: Tena
 def write_prepared(tenant: Tenant, operation: Operation, prepared: Any, payload: Any) -> None:
     """Run the write unit of an operation on what its prepare step returned earlier."""
     with tenant.spine.transactions.write(tenant.tenant_id) as unit:
-        ctx = tenant.spine._context(operation, tenant.context(), unit)
+        ctx = tenant.spine._context(operation, tenant.context(), unit, tenant.spine.services.clock.now())
         ctx.prepared = prepared
         operation.handler(ctx, payload)
 

@@ -184,7 +184,8 @@ def test_a_transition_is_recorded_with_ledger_entry_and_fact(
     detail = tenant.call("logs.audit_get", {"entry_id": entry.entry_id})
     assert detail.before_state == {"version": 1}
     assert detail.after_state["change_hash"] == records[-1].hash
-    body = loads(rows_of(second_connection, "log_leaves", tenant, type="repository.changed")[-1]["statement"])
+    leaves = rows_of(second_connection, "log_leaves", tenant, type="repository.changed")
+    body = loads(max(leaves, key=lambda leaf: leaf["fact_id"])["statement"])
     assert body["body"]["change_head_hash"] == records[-1].hash
     assert (body["body"]["entity_type"], body["body"]["new_version"]) == ("RUN", 2)
 
