@@ -22,12 +22,10 @@ from app.hoc_spine.operation_context import FactRecorder, OperationContext, Prep
 from app.hoc_spine.operation_registry import Operation, OperationRegistry, OperationResult, Refusal
 from app.hoc_spine.payload import parse_input
 from app.hoc_spine.ports import Services, SpinePorts
+from app.hoc_spine.stored_answers import from_stored, request_digest, to_stored
 from app.hoc_spine.transactions import Role, SpineConnection, Transactions, outage
-from app.kernel.canonical_json import dumps, loads
 from app.kernel.context import Precondition, RequestContext
 from app.kernel.errors import ErrorKind, HocError, safe_trace
-from app.kernel.hashing import text_hash
-from app.kernel.result_json import render
 
 RUN_CLOSED = "RUN_CLOSED"
 _log = structlog.get_logger(__name__)
@@ -238,17 +236,17 @@ class Spine:
                 tenant_id=ctx.tenant_id,
                 key=key,
                 operation=operation.name,
-                request_digest=_request_digest(model, request),
+                request_digest=request_digest(model, request),
                 now=ctx.now,
             )
             if stored is not None:
                 attempt.replayed = True
-                return _from_stored(operation, stored)
+                return from_stored(operation, stored)
         outcome = operation.handler(ctx, model)
         self._ports.append_entries(connection, ctx.entries, tenant_id=ctx.tenant_id)
         self._ports.append_events(connection, ctx.events, tenant_id=ctx.tenant_id, now=ctx.now)
         if key is not None:
-            response = _to_stored(operation, outcome)
+            response = to_stored(operation, outcome)
             self._ports.complete_key(connection, tenant_id=ctx.tenant_id, key=key, response=response)
         self._ports.flush_facts(connection, ctx.facts.joined(), tenant_id=ctx.tenant_id, now=ctx.now)
         return outcome
@@ -453,41 +451,3 @@ def _wake(ctx: OperationContext) -> None:
             callback()
         except Exception as error:  # noqa: BLE001 - the work is committed, whatever becomes of a wake-up
             _log.error("dispatch.after_commit_failed", operation=ctx.operation, trace=safe_trace(error))
-
-
-def _request_digest(model: BaseModel, request: RequestContext) -> str:
-    # A key is of one request: the same input for another run is another one.
-    return text_hash(dumps([request.run_id, model.model_dump_json()]))
-
-
-def _to_stored(operation: Operation, outcome: Any) -> str:
-    if isinstance(outcome, Refusal):
-        error = outcome.error
-        stored = {
-            "kind": error.kind.value,
-            "code": error.code,
-            "detail": error.detail,
-            "errors": list(error.errors),
-            "extra": error.extra,
-            "retry_after": error.retry_after,
-        }
-        return dumps({"refusal": stored})
-    shown = operation.replay(outcome) if operation.replay else outcome
-    return '{"data":' + render(shown).decode() + "}"
-
-
-def _from_stored(operation: Operation, stored: str) -> Any:
-    answer = loads(stored)
-    if "refusal" in answer:
-        refusal = answer["refusal"]
-        return Refusal(
-            HocError(
-                ErrorKind(refusal["kind"]),
-                refusal["code"],
-                refusal["detail"],
-                errors=refusal["errors"],
-                extra=refusal["extra"],
-                retry_after=refusal["retry_after"],
-            )
-        )
-    return operation.output_adapter.validate_json(dumps(answer["data"]))
