@@ -46,6 +46,14 @@ class EndStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class SignalStatus(StrEnum):
+    """What became of a sighting in the discovery ledger."""
+
+    OBSERVED = "OBSERVED"
+    IGNORED = "IGNORED"
+    PROMOTED = "PROMOTED"
+
+
 class TerminationReason(StrEnum):
     COMPLETED = "completed"
     SYSTEM_FAILURE = "system_failure"

@@ -1,10 +1,10 @@
-"""Activity: tables of runs and of the one policy evaluation of each attempt."""
+"""Activity: tables of runs, of the one policy evaluation of each attempt, and of signals."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-from app.db.governed import govern
+from app.db.governed import exempt, govern
 from app.db.metadata import (
     enum_check,
     fact_id_column,
@@ -21,6 +21,7 @@ from app.domains.activity.models import (
     RunActorType,
     RunSource,
     RunStatus,
+    SignalStatus,
     TerminationReason,
 )
 
@@ -132,6 +133,61 @@ policy_evaluations = tenant_table(
     sa.Index("ix_policy_evaluations_time", "tenant_id", "created_at", "evaluation_id"),
     primary_key=("evaluation_id",),
 )
+discovery_ledger = tenant_table(
+    "discovery_ledger",
+    sa.Column("signal_id", sa.Text, nullable=False),
+    sa.Column("artifact", sa.Text, nullable=False),
+    sa.Column("field", sa.Text),
+    sa.Column("signal_type", sa.Text, nullable=False),
+    sa.Column("detected_by", sa.Text, nullable=False),
+    sa.Column("phase", sa.Text),
+    sa.Column("environment", sa.Text),
+    sa.Column("first_seen_at", Timestamp, nullable=False),
+    sa.Column("notes", sa.Text),
+    sa.Column("evidence", CanonicalText, nullable=False),
+    sa.Column("confidence", sa.Integer),
+    sa.Column("last_seen_at", Timestamp, nullable=False),
+    sa.Column("seen_count", sa.Integer, nullable=False, server_default=sa.text("1")),
+    sa.Column("last_run_id", sa.Text),
+    sa.Column("status", sa.Text, nullable=False, server_default="OBSERVED"),
+    sa.Column("acked_at", Timestamp),
+    sa.Column("acked_by", sa.Text),
+    sa.Column("suppressed_until", Timestamp),
+    sa.Column("incident_id", sa.Text),
+    sa.Column("created_at", Timestamp, nullable=False),
+    sa.Column("updated_at", Timestamp, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, server_default=sa.text("1")),
+    tenant_ref("last_run_id", "runs.run_id", name="fk_discovery_ledger_last_run_id"),
+    tenant_ref("incident_id", "incidents.incident_id", name="fk_discovery_ledger_incident_id"),
+    enum_check("status", SignalStatus),
+    sa.CheckConstraint("confidence IS NULL OR confidence BETWEEN 0 AND 100", name="confidence"),
+    sa.CheckConstraint("seen_count >= 1", name="seen_count"),
+    sa.Index(
+        "uq_discovery_ledger_with_field",
+        "tenant_id",
+        "artifact",
+        "field",
+        "signal_type",
+        unique=True,
+        sqlite_where=sa.text("field IS NOT NULL"),
+        postgresql_where=sa.text("field IS NOT NULL"),
+    ),
+    sa.Index(
+        "uq_discovery_ledger_without_field",
+        "tenant_id",
+        "artifact",
+        "signal_type",
+        unique=True,
+        sqlite_where=sa.text("field IS NULL"),
+        postgresql_where=sa.text("field IS NULL"),
+    ),
+    sa.Index("ix_discovery_ledger_seen", "tenant_id", "seen_count", "last_seen_at", "signal_id"),
+    sa.Index(
+        "ix_discovery_ledger_type", "tenant_id", "signal_type", "seen_count", "last_seen_at", "signal_id"
+    ),
+    sa.Index("ix_discovery_ledger_status", "tenant_id", "status", "seen_count", "last_seen_at", "signal_id"),
+    primary_key=("signal_id",),
+)
 
 govern(
     runs,
@@ -151,3 +207,4 @@ govern(
     },
 )
 govern(policy_evaluations, "APPEND", types=("evaluation",), json_columns=("counts",))
+exempt(discovery_ledger, "passive sightings; nothing reads them to decide")

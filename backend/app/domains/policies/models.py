@@ -61,6 +61,16 @@ class Moment(StrEnum):
     INCIDENT = "INCIDENT"
 
 
+class PreventionOutcome(StrEnum):
+    """What a matching GUARD rule did."""
+
+    AUDITED = "AUDITED"
+    WARNED = "WARNED"
+    BLOCKED = "BLOCKED"
+    STOPPED = "STOPPED"
+    PREVENTED = "PREVENTED"
+
+
 class RuleScope(StrEnum):
     """Which runs a rule applies to."""
 

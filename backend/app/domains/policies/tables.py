@@ -17,6 +17,8 @@ from app.db.types import CanonicalText, Flag, Timestamp
 from app.domains.policies.models import (
     Effect,
     EnforcementMode,
+    Moment,
+    PreventionOutcome,
     ProposalKind,
     ProposalSource,
     ProposalStatus,
@@ -180,7 +182,52 @@ policy_snapshots: Table = tenant_table(
     primary_key=("snapshot_id",),
 )
 
+prevention_records: Table = tenant_table(
+    "prevention_records",
+    Column("prevention_id", Text, nullable=False),
+    Column("run_id", Text),
+    Column("attempt", Integer),
+    Column("rule_id", Text, nullable=False),
+    Column("rule_version", Integer, nullable=False),
+    Column("rule_hash", Text, nullable=False),
+    Column("snapshot_id", Text),
+    Column("decision_id", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("moment", Text, nullable=False),
+    Column("signature", Text),
+    Column("confidence", Integer, nullable=False, server_default=text("100")),
+    Column("prevented_event", CanonicalText),
+    Column("reason", Text),
+    Column("is_synthetic", Flag, nullable=False),
+    Column("created_at", Timestamp, nullable=False),
+    fact_id_column(),
+    *protected_columns(),
+    *fact_id_constraints("prevention_records"),
+    tenant_ref("run_id", "runs.run_id", name="fk_prevention_records_run_id"),
+    tenant_ref(
+        ("rule_id", "rule_version"),
+        "policy_rule_versions.rule_id,rule_version",
+        name="fk_prevention_records_rule_id",
+    ),
+    tenant_ref("decision_id", "decision_records.decision_id", name="fk_prevention_records_decision_id"),
+    enum_check("outcome", PreventionOutcome),
+    enum_check("moment", Moment),
+    CheckConstraint("confidence BETWEEN 0 AND 100", name="confidence"),
+    CheckConstraint("length(rule_hash) = 64", name="rule_hash"),
+    Index("ix_prevention_records_time", "tenant_id", "created_at", "prevention_id"),
+    Index("ix_prevention_records_run", "tenant_id", "run_id", "created_at", "prevention_id"),
+    Index("ix_prevention_records_rule", "tenant_id", "rule_id", "created_at", "prevention_id"),
+    primary_key=("prevention_id",),
+)
+
 govern(policy_rules, mode="AUDITED")
-govern(policy_rule_versions, mode="AUDITED", json_columns=("moments", "constraints", "depends_on"))
+govern(
+    policy_rule_versions,
+    mode="AUDITED",
+    json_columns=("moments", "constraints", "depends_on"),
+    entity="POLICY_RULE",
+    image="rule_version",
+)
 govern(policy_proposals, mode="AUDITED", protected=("title", "rationale", "proposed", "review_notes"))
 govern(policy_snapshots, mode="APPEND", types=("policy.snapshot",), digests=("content",))
+govern(prevention_records, mode="APPEND", types=("prevention",), protected=("prevented_event", "reason"))

@@ -52,6 +52,14 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "INTERNAL_ERROR"
 
 
+class ObservationStatus(StrEnum):
+    """What became of a retrieval span that was seen from outside."""
+
+    PENDING = "PENDING"
+    MATCHED = "MATCHED"
+    BYPASS = "BYPASS"
+
+
 class AccessInput(Input):
     """One attempt; `payload` is the connector's closed model, at most 64 KiB canonical."""
 

@@ -14,7 +14,7 @@ from app.db.metadata import (
     tenant_table,
 )
 from app.db.types import BigInt, CanonicalText, Flag, Timestamp
-from app.domains.retrieval.models import Outcome, Reason
+from app.domains.retrieval.models import ObservationStatus, Outcome, Reason
 
 retrieval_evidence = tenant_table(
     "retrieval_evidence",
@@ -89,6 +89,47 @@ retrieval_evidence_documents = tenant_table(
     sa.Index("ix_retrieval_evidence_documents_digest", "tenant_id", "digest", "evidence_id"),
     primary_key=("evidence_id", "position"),
 )
+retrieval_observations = tenant_table(
+    "retrieval_observations",
+    sa.Column("trace_id", sa.Text, nullable=False),
+    sa.Column("span_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text),
+    sa.Column("operation", sa.Text, nullable=False),
+    sa.Column("data_source_id", sa.Text),
+    sa.Column("document_ids", CanonicalText, nullable=False),
+    sa.Column("started_at", Timestamp, nullable=False),
+    sa.Column("ended_at", Timestamp, nullable=False),
+    sa.Column("claimed_evidence_id", sa.Text),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("bypass_reason", sa.Text),
+    sa.Column("evidence_id", sa.Text),
+    sa.Column("signal_id", sa.Text),
+    tenant_ref("evidence_id", "retrieval_evidence.evidence_id", name="fk_retrieval_observations_evidence_id"),
+    tenant_ref("signal_id", "discovery_ledger.signal_id", name="fk_retrieval_observations_signal_id"),
+    enum_check("status", ObservationStatus),
+    sa.CheckConstraint("(status = 'BYPASS') = (bypass_reason IS NOT NULL)", name="bypass"),
+    sa.CheckConstraint("(status = 'MATCHED') = (evidence_id IS NOT NULL)", name="matched"),
+    # One evidence row speaks for at most one span.
+    sa.Index(
+        "uq_retrieval_observations_evidence",
+        "tenant_id",
+        "evidence_id",
+        unique=True,
+        sqlite_where=sa.text("status = 'MATCHED'"),
+        postgresql_where=sa.text("status = 'MATCHED'"),
+    ),
+    sa.Index("ix_retrieval_observations_run", "tenant_id", "run_id", "started_at", "trace_id", "span_id"),
+    sa.Index("ix_retrieval_observations_status", "tenant_id", "status", "started_at", "trace_id", "span_id"),
+    # Maintenance asks for what is ripe.
+    sa.Index(
+        "ix_retrieval_observations_due",
+        "ended_at",
+        "tenant_id",
+        sqlite_where=sa.text("status = 'PENDING'"),
+        postgresql_where=sa.text("status = 'PENDING'"),
+    ),
+    primary_key=("trace_id", "span_id"),
+)
 
 govern(
     retrieval_evidence,
@@ -98,3 +139,4 @@ govern(
     json_columns=("matched_rules", "documents"),
 )
 exempt(retrieval_evidence_documents, "derived from retrieval_evidence.documents, recounted from it")
+exempt(retrieval_observations, "passive sightings of retrieval by others; a bypass is recorded as a signal")

@@ -78,6 +78,7 @@ aos_trace_steps = tenant_table(
     sa.Column("step_hash", sa.Text, nullable=False),
     *protected_columns(),
     tenant_ref("trace_id", "aos_traces.trace_id", name="fk_aos_trace_steps_trace_id"),
+    tenant_ref("decision_id", "decision_records.decision_id", name="fk_aos_trace_steps_decision_id"),
     # Two successors of one step cannot exist.
     sa.UniqueConstraint("tenant_id", "trace_id", "prev_hash", name="uq_aos_trace_steps_prev_hash"),
     sa.UniqueConstraint("tenant_id", "trace_id", "external_id", name="uq_aos_trace_steps_external_id"),
