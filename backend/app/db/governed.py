@@ -34,6 +34,8 @@ class Governed:
     unhashed: Mapping[str, str]
     bodies: Mapping[str, tuple[str, ...]]
     joined: Mapping[str, tuple[str, ...]]
+    entity: str
+    image: str | None = None
 
     def members(self, type_name: str) -> tuple[str, ...]:
         """The member set of a type's body: its own list, or the hashed columns, and what joins them."""
@@ -72,11 +74,15 @@ def govern(
     unhashed: Mapping[str, str] | None = None,
     bodies: Mapping[str, tuple[str, ...]] | None = None,
     joined: Mapping[str, tuple[str, ...]] | None = None,
+    entity: str | None = None,
+    image: str | None = None,
 ) -> None:
     """Register a table's rows as facts of these types; each unhashed column states class and reason.
 
     `bodies` are the member lists of types that do not carry the whole row, `joined` names the members
-    that a type adds to its columns (`trace`, `closure`).
+    that a type adds to its columns (`trace`, `closure`). `entity` is what the audit ledger calls a row, the
+    table's name in the singular when left out; `image` names the member of its after_state that holds the
+    row, which otherwise is the state itself.
     """
     entry = Governed(
         table,
@@ -88,10 +94,16 @@ def govern(
         dict(unhashed or {}),
         dict(bodies or {}),
         dict(joined or {}),
+        entity or _singular(table.name).upper(),
+        image,
     )
     GOVERNED[table.name] = entry
     for name in types:
         FACT_TABLES[name] = entry
+
+
+def _singular(name: str) -> str:
+    return f"{name[:-3]}y" if name.endswith("ies") else name.removesuffix("s")
 
 
 def exempt(table: sa.Table, reason: str) -> None:
@@ -144,6 +156,30 @@ def _plain(column: sa.Column[Any], value: Any) -> Any:
     if isinstance(value, str):
         return str(value)
     raise TypeError(f"{column} has no hashed form for {type(value).__name__}")
+
+
+def difference(entry: Governed, row: Mapping[str, Any], name: str, stated: Any) -> bool:
+    """Tell whether a column of a row is not as a statement says; a value that has no hashed form is not."""
+    try:
+        held = _hashed_form(entry, name, row[name])
+        if isinstance(held, RawJson):
+            return dumps(stated) != held
+    except (TypeError, ValueError):
+        return True
+    # In Python True equals 1; in a statement they are two values.
+    return type(held) is not type(stated) or bool(held != stated)
+
+
+def column_default(entry: Governed, name: str) -> Any:
+    """Return what a column holds in rows from before it existed: its server default, else null."""
+    column = entry.table.c[name]
+    given = column.server_default
+    if not isinstance(given, sa.DefaultClause):
+        return None
+    text = str(given.arg).strip("'")
+    if isinstance(column.type, sa.Boolean):
+        return text.lower() in ("true", "1")
+    return int(text) if isinstance(column.type, sa.Integer) else text
 
 
 def statement_text(members: Mapping[str, Any], body: Mapping[str, Any]) -> str:
