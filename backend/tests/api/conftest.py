@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.api.asgi_client import AsgiClient
 from tests.api.probes import GATE, probe_routes, with_probes
+from tests.factories.databases import DIALECTS
 
 if TYPE_CHECKING:
     from app.api.worker_pool import DispatchPool
@@ -59,3 +61,17 @@ def product(
 
     with serve_product(databases.new(dialect), tmp_path_factory.mktemp("product")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def products(
+    databases: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[ProductServer, ...]]:
+    """The whole product on both dialects at once: what costs much to make is sent to each."""
+    from tests.api.product_server import serve_product
+
+    with ExitStack() as stack:
+        yield tuple(
+            stack.enter_context(serve_product(databases.new(dialect), tmp_path_factory.mktemp(dialect)))
+            for dialect in DIALECTS
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +49,14 @@ def _schema() -> Any:
     return schemathesis.openapi.from_dict(document)
 
 
-def _try_route(product: ProductServer, schema: Any, route: Route, mode: GenerationMode) -> set[int]:
-    """Send generated requests, each also with ids that exist, and return the statuses seen."""
-    headers = product.headers_for(route)
+def _try_route(
+    products: Sequence[ProductServer], schema: Any, route: Route, mode: GenerationMode
+) -> set[int]:
+    """Send generated requests to each product, also with ids that exist there; return the statuses seen."""
     statuses: set[int] = set()
+    # Stored bytes come back under the type that somebody gave them, which may be YAML and no YAML at all.
+    stored = route.response in ("bytes", "file")
+    checks = [check for check in CHECKS if not (stored and check is response_schema_conformance)]
 
     @given(case=schema[route.template][route.method].as_strategy(generation_mode=mode))
     @settings(
@@ -63,24 +67,30 @@ def _try_route(product: ProductServer, schema: Any, route: Route, mode: Generati
     def check(case: Any) -> None:
         for name in [name for name in case.headers or () if name.lower() in CREDENTIALS]:
             del case.headers[name]
-        statuses.add(_send(product, case, headers))
-        found = {name: product.known[name] for name in case.path_parameters or () if name in product.known}
-        if found:
-            case.path_parameters.update(found)
-            statuses.add(_send(product, case, headers))
+        made_up = dict(case.path_parameters or {})
+        for product in products:
+            headers = product.headers_for(route)
+            case.path_parameters.update(made_up)
+            statuses.add(_send(product, case, headers, checks))
+            found = {name: product.known[name] for name in made_up if name in product.known}
+            if found:
+                case.path_parameters.update(found)
+                statuses.add(_send(product, case, headers, checks))
 
     check()
     return statuses
 
 
-def _send(product: ProductServer, case: Any, headers: Mapping[str, str]) -> int:
-    return int(case.call_and_validate(session=product.session, headers=headers, checks=CHECKS).status_code)
+def _send(
+    product: ProductServer, case: Any, headers: Mapping[str, str], checks: Sequence[Callable[..., Any]]
+) -> int:
+    return int(case.call_and_validate(session=product.session, headers=headers, checks=checks).status_code)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_a_route_does_what_its_documentation_says(route: Route, product: ProductServer) -> None:
-    sane = _try_route(product, _schema(), route, GenerationMode.POSITIVE)
-    insane = _try_route(product, _schema(), route, GenerationMode.NEGATIVE)
+def test_a_route_does_what_its_documentation_says(route: Route, products: Sequence[ProductServer]) -> None:
+    sane = _try_route(products, _schema(), route, GenerationMode.POSITIVE)
+    insane = _try_route(products, _schema(), route, GenerationMode.NEGATIVE)
     assert sane | insane
 
 
@@ -94,6 +104,6 @@ def test_the_checks_find_a_route_that_breaks_its_promise(product: ProductServer)
     del document["paths"][route.path]["post"]["responses"]["200"]
     schema = schemathesis.openapi.from_dict(document)
     with pytest.raises(FailureGroup, match="Undocumented status code"):
-        _try_route(product, schema, route, GenerationMode.POSITIVE)
+        _try_route([product], schema, route, GenerationMode.POSITIVE)
     with pytest.raises(FailureGroup, match="Server error"):
-        _try_route(product, schema, by_operation["probe.fail"], GenerationMode.POSITIVE)
+        _try_route([product], schema, by_operation["probe.fail"], GenerationMode.POSITIVE)

@@ -48,6 +48,7 @@ class Server:
                     return
             except httpx.TransportError:
                 assert self.process.poll() is None, "the server ended before it was ready"
+                time.sleep(0.05)
         raise AssertionError("the server was not ready in time")
 
     def kill(self) -> None:
@@ -95,7 +96,7 @@ PLANE = {"plane_type": "docs", "plane_name": "p", "connector_type": "repository"
 ARTIFACT = {"name": "a.md", "artifact_type": "document", "content": "text"}
 
 
-def test_what_was_answered_survives_kill_9(new_database: Callable[..., str]) -> None:
+def test_what_was_answered_survives_kill_9_at_any_moment(new_database: Callable[..., str]) -> None:
     url = new_database()
     with serving(url) as server:
         headers = prepare(server.http)
@@ -105,17 +106,17 @@ def test_what_was_answered_survives_kill_9(new_database: Callable[..., str]) -> 
         artifact = ok(server.http.post("/api/v1/repository/artifacts", json=ARTIFACT))
         steps = {"steps": [step(0), step(1)]}
         appended = ok(server.http.post("/api/v1/runs/run-1/steps", json=steps))
+        answered = stream_steps(server, headers)
         server.kill()
     with serving(url) as server:
         server.http.headers.update(headers)
+        check_stream(server, answered)
         run = ok(server.http.get("/api/v1/runs/run-1"))
         assert run["status"] == "running"
         listed = ok(server.http.get("/api/v1/runs/run-1/steps"))
         assert [item["step_hash"] for item in listed["items"]][-1] == appended["head_hash"]
-        assert (
-            ok(server.http.get(f"/api/v1/knowledge/planes/{plane['plane_id']}"))["version"]
-            == plane["version"]
-        )
+        stored = ok(server.http.get(f"/api/v1/knowledge/planes/{plane['plane_id']}"))
+        assert stored["version"] == plane["version"]
         kept = server.http.get(f"/api/v1/repository/artifacts/{artifact['id']}/content")
         assert kept.content == b"text"
         again = server.http.post("/api/v1/runs/run-1/steps", json=steps)
@@ -129,33 +130,28 @@ def test_what_was_answered_survives_kill_9(new_database: Callable[..., str]) -> 
         assert proof["facts"]["status"] == "COMPLETE"
 
 
-def test_a_stream_of_writes_killed_at_any_moment_keeps_what_was_answered(
-    new_database: Callable[..., str],
-) -> None:
-    writes = 40
-    url = new_database()
-    answered: list[int] = []
-    with serving(url) as server:
-        headers = prepare(server.http)
-        server.http.headers.update(headers)
-        ok(server.http.post("/api/v1/runs", json=RUN))
-        for index in range(writes):
-            ok(server.http.post("/api/v1/runs/run-1/steps", json={"steps": [step(index)]}))
-            answered.append(index)
-        # One more is under way, and nobody waits for its answer.
-        body = json.dumps({"steps": [step(writes)]}).encode()
-        head = (
-            f"POST /api/v1/runs/run-1/steps HTTP/1.1\r\nHost: localhost\r\n"
-            f"Authorization: {headers['Authorization']}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        with socket.create_connection(("127.0.0.1", server.port)) as unheard:
-            unheard.sendall(head.encode() + body)
-        server.kill()
-    with serving(url) as server:
-        server.http.headers.update(headers)
-        stored = ok(server.http.get("/api/v1/runs/run-1/steps", params={"limit": 500}))["items"]
-        assert [item["step_index"] for item in stored][: len(answered)] == answered
-        assert len(stored) in (writes, writes + 1)
-        found = ok(server.http.get("/api/v1/runs/run-1/proof"))["integrity"]
-        assert found["failure_reason"] == "Trace not sealed"
+def stream_steps(server: Server, headers: dict[str, str]) -> list[int]:
+    """Append steps one by one to a run of its own, and send one more whose answer nobody hears."""
+    ok(server.http.post("/api/v1/runs", json=RUN | {"run_id": "run-2"}))
+    answered = []
+    for index in range(40):
+        ok(server.http.post("/api/v1/runs/run-2/steps", json={"steps": [step(index)]}))
+        answered.append(index)
+    body = json.dumps({"steps": [step(40)]}).encode()
+    head = (
+        f"POST /api/v1/runs/run-2/steps HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: {headers['Authorization']}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", server.port)) as unheard:
+        unheard.sendall(head.encode() + body)
+    return answered
+
+
+def check_stream(server: Server, answered: list[int]) -> None:
+    """Assert that every answered step is there, and at most the unheard one beside them."""
+    stored = ok(server.http.get("/api/v1/runs/run-2/steps", params={"limit": 500}))["items"]
+    assert [item["step_index"] for item in stored][: len(answered)] == answered
+    assert len(stored) - len(answered) in (0, 1)
+    found = ok(server.http.get("/api/v1/runs/run-2/proof"))["integrity"]
+    assert found["failure_reason"] == "Trace not sealed"

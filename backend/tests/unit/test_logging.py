@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import orjson
@@ -29,6 +30,7 @@ except ValueError:
 """
 
 
+@cache
 def logged(log_format: str) -> str:
     environment = {**os.environ, "PYTHONPATH": str(BACKEND), "HOC_LOG_FORMAT": log_format}
     done = subprocess.run(

@@ -9,7 +9,8 @@ from typing import Any
 CREDENTIAL_KEY = "credential_ref"
 _ENV_REF = re.compile(r"env://[A-Za-z_][A-Za-z0-9_]{0,127}")
 _SEALED_REF = re.compile(r"encrypted://v1\.[0-9a-f]{8}\.[A-Za-z0-9_-]{39,8192}")
-_USERINFO = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#\s]*@")
+# These begin at a fixed mark and end within bounds: a search of 64 KiB stays linear whatever the text.
+_USERINFO = re.compile(r"(?<=[A-Za-z0-9+.-])://[^/?#\s]*@")
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]{1,40}-----")
 _KNOWN_KEYS = re.compile(
     r"(?<![A-Za-z0-9])(?:"
@@ -17,7 +18,8 @@ _KNOWN_KEYS = re.compile(
     r"|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_[A-Za-z0-9_]{16,}|glpat-[A-Za-z0-9_-]{16,}"
     r"|xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{10,}|(?:AKIA|ASIA)[A-Z0-9]{16}"
     r"|AIza[A-Za-z0-9_-]{30,}|npm_[A-Za-z0-9]{30,}|pypi-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{30,}"
-    r"|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
+    r"|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}"
+    r"|eyJ[A-Za-z0-9_-]{10,8192}\.eyJ[A-Za-z0-9_-]{10,8192}\.[A-Za-z0-9_-]{10,}"
     r")"
 )
 _SECRET_WORDS = frozenset(
