@@ -82,7 +82,7 @@ def open_repository(
     create: bool | None = None,
     clock: Clock | None = None,
     ids: IdFactory | None = None,
-) -> SpineRepository:
+) -> KnowledgeRepository:
     """Open `memory://`, `sqlite:///FILE`, a path, or `postgresql://...`; ValueError for anything else.
 
     `create` (default: not for PostgreSQL) migrates an empty database and makes a missing tenant. Refusals:
@@ -150,11 +150,22 @@ def _is_empty_file(path: Path) -> bool:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     except sqlite3.Error as error:
-        raise OpenError("NOT_A_REPOSITORY", "The file at this path is no database.") from error
+        raise _unreadable(error) from error
     names = {row[0] for row in rows}
     if names and not {"alembic_version", "tenants"} <= names:
         raise OpenError("NOT_A_REPOSITORY", "The database holds tables that are not of this program.")
     return not names
+
+
+def _unreadable(error: sqlite3.Error) -> RepositoryError:
+    # The low byte of an extended code is the primary one.
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return OpenError("NOT_A_REPOSITORY", "The file at this path is no database.")
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return RetryableError("BUSY", "The database is locked.")
+    # The log of a database lies beside it: what may not be written there is not even read.
+    return RetryableError("STORAGE_FAILED", "The database at this path cannot be opened.")
 
 
 def _create_file(path: Path) -> None:

@@ -190,6 +190,11 @@ def given(**members: Any) -> dict[str, Any]:
     return {name: value for name, value in members.items() if value is not KEEP}
 
 
+def present(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members of something new that are not None: those are as if they were not given."""
+    return {name: value for name, value in members.items() if value is not None}
+
+
 def content_members(content: str | bytes | None) -> dict[str, Any]:
     """Return content in the form in which it crosses as JSON."""
     if isinstance(content, bytes | bytearray | memoryview):

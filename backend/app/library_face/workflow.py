@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.domains.repository.models.library import KEEP, Keep
-from app.library_face.store import View, given
+from app.library_face.store import View, given, present
 
 
 class RelationshipCalls(View):
@@ -46,15 +46,11 @@ class RelationshipCalls(View):
         *,
         expected_version: int | None = None,
         metadata_patch: Mapping[str, Any] | Keep = KEEP,
-        provenance: Mapping[str, Any] | Keep = KEEP,
-        reason: str | None = None,
+        **members: Any,
     ) -> Any:
         """Change metadata or provenance; ends and type never change."""
         payload = given(
-            relationship_id=relationship_id,
-            metadata=metadata_patch,
-            provenance=provenance,
-            reason=self._reason(reason),
+            relationship_id=relationship_id, **self._with_reason(members), metadata=metadata_patch
         )
         return self._call("repository.relationships.update", payload, expected_version=expected_version)
 
@@ -129,20 +125,9 @@ class RunCalls(View):
         payload = {"run_id": run_id, "artifact_id": artifact_id, "revision": revision, "role": role}
         return self._call("repository.outputs.add", payload)
 
-    def seal_manifest(
-        self,
-        run_id: str,
-        *,
-        diagnostics: Sequence[Mapping[str, Any]] = (),
-        environment: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def seal_manifest(self, run_id: str, **members: Any) -> Any:
         """Seal the manifest of a run that has ended."""
-        payload = {
-            "run_id": run_id,
-            "diagnostics": list(diagnostics),
-            "environment": {} if environment is None else environment,
-        }
-        return self._call("repository.manifests.seal", payload)
+        return self._call("repository.manifests.seal", present({"run_id": run_id, **members}))
 
     def get_manifest(self, run_id: str) -> Any:
         """Return the sealed manifest of a run."""

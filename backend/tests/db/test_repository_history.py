@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from app.db.governed import statement_types
 from app.hoc_spine.spine import Spine
 from app.hoc_spine.transactions import statement_counter
 from app.kernel.canonical_json import dumps, loads
@@ -136,6 +137,75 @@ def test_every_transaction_leaves_one_fact_and_each_operation_one_ledger_entry(
     assert (after["version"], after["first_seq"], after["last_seq"]) == (2, 3, 3)
     assert after["change_hash"] == records[3]["hash"]
     assert loads(entries[1]["before_state"]) == {"version": 1}
+
+
+def test_the_fact_of_a_transaction_has_the_members_of_the_register(
+    tenant: Tenant, second_connection: sa.Connection
+) -> None:
+    play(tenant)
+    stated = [
+        sorted(loads(row["statement"])["body"])
+        for row in rows(second_connection, "log_leaves", tenant, "fact_id")
+        if row["type"] == "repository.changed"
+    ]
+    assert stated == [statement_types()["repository.changed"]] * 4
+
+
+def test_a_version_named_for_what_has_none_is_refused(
+    tenant: Tenant, second_connection: sa.Connection
+) -> None:
+    note = create(tenant)
+    other = create(tenant, "other")
+    item = {"name": "n", "artifact_type": "note"}
+    writes: dict[str, Any] = {
+        "artifacts.create": item,
+        "artifacts.create_bulk": {"items": [item | {"name": "note"}], "on_existing": "update"},
+        "collections.create": {"name": "c"},
+        "relationships.create": {"source_id": note.id, "target_id": other.id, "type": "cites"},
+        "runs.create": {"operation": "x"},
+        "bundles.create": {"items": []},
+        "context_packages.create": {"name": "p", "items": []},
+        "context_packages.for_artifact": {"artifact_id": note.id},
+        "snapshots.export": {},
+        "gc": {},
+        "search.rebuild": {},
+    }
+    before = rows(second_connection, "repository_changes", tenant, "seq")
+    for operation, payload in writes.items():
+        for versions in (None, frozenset((1,))):
+            refused = tenant.dispatch(f"repository.{operation}", payload, precondition=Precondition(versions))
+            assert refused.error_code == "INVALID_PRECONDITION", operation
+    assert rows(second_connection, "repository_changes", tenant, "seq") == before
+
+
+def test_a_version_may_be_demanded_of_every_change(tenant: Tenant, make_spine: Callable[..., Spine]) -> None:
+    strict = Tenant(make_spine(repository_require_if_match=True), tenant.tenant_id)
+    made, gone = create(strict), create(strict, "gone")
+    tenant.call("repository.artifacts.delete", {"artifact_id": gone.id})
+    shelf = strict.call("repository.collections.create", {"name": "shelf"})
+    edge = {"source_id": made.id, "target_id": create(strict, "other").id, "type": "cites"}
+    link = strict.call("repository.relationships.create", edge)
+    art, there = {"artifact_id": made.id}, {"collection_id": shelf.id}
+    changes: dict[str, Any] = {
+        "artifacts.update": art | {"name": "x"},
+        "artifacts.delete": art,
+        "artifacts.restore": {"artifact_id": gone.id},
+        "artifacts.redact": art | {"revisions": "all", "reason": "r", "legal_basis": "b"},
+        "collections.update": there | {"name": "x"},
+        "collections.delete": there,
+        "relationships.update": {"relationship_id": link.id, "metadata": {"x": 1}},
+        "relationships.delete": {"relationship_id": link.id},
+    }
+    for operation, payload in changes.items():
+        assert strict.dispatch(f"repository.{operation}", payload).error_code == "PRECONDITION_REQUIRED"
+        wrong = strict.dispatch(
+            f"repository.{operation}", payload, precondition=Precondition(frozenset((9,)))
+        )
+        assert wrong.error_code == "VERSION_MISMATCH", operation
+    assert strict.dispatch("repository.artifacts.update", {"artifact_id": "unknown"}).error_code == (
+        "ARTIFACT_NOT_FOUND"
+    )
+    assert strict.dispatch("repository.artifacts.update", {"artifact_id": gone.id}).error_code == "GONE"
 
 
 def test_a_refused_write_leaves_no_trace(tenant: Tenant, second_connection: sa.Connection) -> None:

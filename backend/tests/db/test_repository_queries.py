@@ -320,6 +320,19 @@ def test_related_artifacts_and_detaching_deletes(tenant: Tenant, second_connecti
     assert names(tenant, related_to={"artifact_id": a.id}) == ["b", "c"]
     assert names(tenant, related_to={"artifact_id": a.id, "direction": "out"}) == ["b"]
     assert names(tenant, related_to={"artifact_id": a.id, "direction": "in", "type": "cites"}) == []
+    text_of = {"artifact_id": b.id, "content": "many words", "metadata": {"k": 1}}
+    tenant.call("repository.artifacts.update", text_of)
+    condition = {"pointer": "/k", "op": "eq", "value": 1}
+    everything = {"text": "words", "metadata": [condition], "related_to": {"artifact_id": a.id}}
+    assert names(tenant, **everything) == ["b"]
+    for missing in (
+        {"text": "other"},
+        {"metadata": [condition | {"value": 2}]},
+        {"related_to": {"artifact_id": b.id}},
+    ):
+        assert names(tenant, **everything | missing) == []
+    absent = {"pointer": "/l", "op": "exists", "value": False}
+    assert names(tenant, **everything | {"metadata": [condition, absent]}) == ["b"]
     refused = tenant.dispatch("repository.artifacts.delete", {"artifact_id": a.id})
     assert refused.error is not None
     assert refused.error_code == "ARTIFACT_HAS_RELATIONSHIPS"
@@ -405,6 +418,9 @@ def test_bulk_updates_what_bears_the_name(tenant: Tenant) -> None:
         "repository.artifacts.create_bulk", {"on_existing": "update", "items": [item("a", content="1")]}
     )
     assert (nothing.change_set_id, nothing.first_seq) == (None, None)
+    twice = {"on_existing": "update", "items": [item("a", content="new"), item("a", content="newer")]}
+    assert code(tenant, "artifacts.create_bulk", **twice) == "DUPLICATE_NAME"
+    assert tenant.call("repository.artifacts.get", {"artifact_id": again.items[0].id}) == kept
     other = {"on_existing": "update", "items": [{**item("a"), "artifact_type": "other"}]}
     assert code(tenant, "artifacts.create_bulk", **other) == "IMMUTABLE_FIELD"
     assert names(tenant, text="two") == ["b"]

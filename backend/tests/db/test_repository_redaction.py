@@ -302,6 +302,30 @@ def test_what_planes_hold_of_a_redacted_revision_goes_with_it(
     assert served(**retrieve) == []
 
 
+def test_no_answer_that_a_key_replays_outlives_a_redaction(tenant: Tenant, rows: Any) -> None:
+    def make(name: str) -> str:
+        payload = {"name": name, "artifact_type": "note", "metadata": {"who": "somebody"}}
+        made = tenant.call("repository.artifacts.create", payload, idempotency_key=f"make {name}")
+        return str(made.id)
+
+    def stored() -> set[str]:
+        return {row["key"] for row in rows("idempotency_keys", "key")}
+
+    secret, other, third = make("secret plan"), make("other plan"), make("third plan")
+    both = {"items": [{"artifact_id": name, "role": "r"} for name in (secret, other)]}
+    tenant.call("repository.bundles.create", both, idempotency_key="bundle")
+    start = {"agent_id": "a", "goal": "g", "actor_type": "SYSTEM", "origin_system_id": "o"}
+    tenant.call("runs.start", start, idempotency_key="of another slice")
+    redact(tenant, secret)
+    assert stored() == {"make other plan", "make third plan", "of another slice"}
+    assert "secret" not in str(rows("idempotency_keys", "key"))
+    # A key that was forgotten is like a new one.
+    assert make("secret plan") != secret
+    assert make("third plan") == third
+    tenant.call("repository.collections.purge", {"collection_id": "default"} | WHY)
+    assert stored() == {"of another slice"}
+
+
 def test_the_door_of_a_revision_lets_only_redaction_through(
     tenant: Tenant, second_connection: sa.Connection
 ) -> None:

@@ -277,6 +277,19 @@ def test_two_halves_of_a_cycle_made_at_once_leave_one_edge(tenant: Tenant) -> No
         assert loser.code == "RELATIONSHIP_CYCLE"
 
 
+def test_of_sixteen_creators_of_one_relationship_or_collection_one_succeeds(tenant: Tenant) -> None:
+    ends = {"source_id": note(tenant, "a"), "target_id": note(tenant, "b"), "type": "cites"}
+    for operation, payload, refused_as in (
+        (CREATE, ends, "DUPLICATE_RELATIONSHIP"),
+        ("repository.collections.create", {"name": "contested"}, "DUPLICATE_NAME"),
+    ):
+        before = len(tenant.call("repository.changes.list").items)
+        works = [lambda o=operation, p=payload: tenant.dispatch(o, p)] * 16
+        codes = sorted(str(result.error_code) for result in together(*works))
+        assert codes == sorted(["None"] + [refused_as] * 15)
+        assert len(tenant.call("repository.changes.list").items) == before + 1
+
+
 def test_an_edge_against_a_delete_never_ends_at_a_tombstone(
     tenant: Tenant, second_connection: sa.Connection
 ) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from app.cli import cli
+from app.cli.program import cli
 from tests.factories.tenants import Tenant
 from tests.factories.worlds import without_triggers
 

@@ -352,7 +352,7 @@ def test_the_end_of_a_governed_run_ends_its_workflow_run(tenant: Tenant, status:
     assert (after.status, after.version) == (expected, before.version + 1)
     assert (after.finished_at is not None, after.lease_owner) == (True, None)
     (record,) = changes(tenant)[records:]
-    assert (record.entity_id, record.action) == (governed, "TRANSITIONED")
+    assert (record.entity_id, record.action, record.run_id) == (governed, "TRANSITIONED", governed)
     proof = tenant.call("runs.proof", {"run_id": governed})
     assert proof.facts.status == "COMPLETE"
     assert proof.integrity.failure_code is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from app.cli import cli
+from app.cli.program import cli
 from app.kernel.canonical_json import loads
 
 Hoc = Callable[..., Result]

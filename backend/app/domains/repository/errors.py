@@ -52,6 +52,12 @@ def invalid_query(detail: str) -> HocError:
     return _error(ErrorKind.MALFORMED, "INVALID_QUERY", detail)
 
 
+def no_version_here() -> HocError:
+    """INVALID_PRECONDITION: If-Match names a version of something that has none."""
+    detail = "What this request is about has no version yet: If-Match does not go with it."
+    return _error(ErrorKind.MALFORMED, "INVALID_PRECONDITION", detail)
+
+
 def invalid_id(detail: str) -> HocError:
     """INVALID_ID: an id outside the common pattern."""
     return _error(ErrorKind.INVALID, "INVALID_ID", detail)

@@ -198,8 +198,6 @@ artifact_search = tenant_table(
     primary_key=("artifact_id",),
 )
 
-# The FTS5 index over `artifact_search.tokens`, kept by triggers; SQLite only, so outside the metadata.
-artifact_search_fts = sa.table("artifact_search_fts", sa.column("rowid"), sa.column("artifact_search_fts"))
 
 relationships = tenant_table(
     "relationships",
@@ -452,7 +450,18 @@ def head_with(revision: sa.ColumnElement[int] | int, source: sa.FromClause = art
     ).outerjoin(blobs, sa.and_(blobs.c.tenant_id == _R.tenant_id, blobs.c.digest == _R.content_digest))
 
 
-govern(repository_changes, mode="CHAINED", types=("repository.changed",))
+govern(
+    repository_changes,
+    mode="CHAINED",
+    types=("repository.changed",),
+    # One leaf for each transaction: the hash at its end covers every column of every record before it.
+    bodies={
+        "repository.changed": (
+            "seq_from", "seq_to", "change_head_hash", "revision_count", "change_set_id", "actor_id",
+            "entity_type", "entity_id", "action", "new_version", "new_revision_digest",
+        )
+    },
+)  # fmt: skip
 govern(artifact_revisions, mode="CHAINED")
 govern(input_bundles, mode="APPEND", types=("run.input",))
 govern(run_outputs, mode="APPEND", types=("run.output",))

@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
+from app.kernel.amounts import Amount, scaled
 from app.kernel.inputs import AwareTime, Identifier, Input, ListInput, Output, OutputTime, Text
 
 MAX_PAYLOAD_BYTES = 64 * 1024
 MAX_BATCH = 1000
 MAX_DEPTH = 24
 MAX_BIGINT = 2**63 - 1
-MAX_AMOUNT = 9_000_000_000
 MICRO = 1_000_000
 SCHEMA_VERSION = 1
 
@@ -108,24 +107,6 @@ def depth_of(value: Any) -> int:
     return depth
 
 
-def scaled(value: Any, *, digits: int, what: str) -> int:
-    """Return a JSON number or decimal text times 10^digits as an exact integer; raise ValueError else."""
-    if type(value) is int and 0 <= value <= MAX_AMOUNT:
-        return int(value * 10**digits)
-    if isinstance(value, bool) or not isinstance(value, int | float | str | Decimal):
-        raise ValueError(f"{what} is a number or decimal text")
-    try:
-        number = Decimal(repr(value) if isinstance(value, float) else value)
-    except InvalidOperation as error:
-        raise ValueError(f"{what} is a number or decimal text") from error
-    if not number.is_finite() or not 0 <= number <= MAX_AMOUNT:
-        raise ValueError(f"{what} is between 0 and 9000000000")
-    units = number.scaleb(digits)
-    if units != units.to_integral_value():
-        raise ValueError(f"{what} has at most {digits} decimals")
-    return int(units)
-
-
 def _shallow(value: Any) -> Any:
     if depth_of(value) > MAX_DEPTH:
         raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
@@ -134,8 +115,7 @@ def _shallow(value: Any) -> Any:
 
 # The size of a payload is judged where it has its canonical text: once, after redaction.
 Payload = Annotated[dict[str, Any], AfterValidator(_shallow)]
-# Exact integers inside, decimals on the wire: micro-units, micro-dollars, microseconds.
-Amount = Annotated[int, BeforeValidator(lambda value: scaled(value, digits=6, what="an amount"))]
+# Exact integers inside, decimals on the wire: micro-dollars, microseconds.
 CostCents = Annotated[int, BeforeValidator(lambda value: scaled(value, digits=4, what="cost_cents"))]
 DurationMs = Annotated[int, BeforeValidator(lambda value: scaled(value, digits=3, what="duration_ms"))]
 Word = Annotated[Text, StringConstraints(min_length=1, max_length=255)]
@@ -176,6 +156,37 @@ class AppendSteps(Input):
     run_id: Identifier
     attempt: int | None = Field(None, ge=1, le=2_147_483_647)
     steps: list[StepInput] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class SpanInput(Input):
+    """One OpenTelemetry span: hexadecimal ids, times in nanoseconds since 1970, attributes as JSON values."""
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None = None
+    name: str
+    scope_name: str
+    kind: str
+    start_ns: int
+    end_ns: int
+    failed: bool = False
+    status_message: str | None = None
+    attributes: dict[str, Any]
+    events: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class IngestSpans(Input):
+    """Take the spans of an export that name one run into it; null: they name none, or nothing that is one."""
+
+    run: Identifier | None
+    spans: list[SpanInput]
+
+
+class IngestedSpans(Output):
+    """How many of the spans the run now holds, and how many nobody takes, by reason."""
+
+    accepted: int
+    rejected: dict[str, int]
 
 
 class ListSteps(ListInput):

@@ -185,7 +185,7 @@ def end_operation_run(ctx: OperationContext, run_id: str, status: RunStatus) -> 
     """
     if operation_runs.find_open_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id) is None:
         return
-    change_set = open_changes(ctx, None)
+    change_set = open_changes(ctx, None, run_id=run_id)
     run = operation_runs.lock_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id)
     current = OperationRunStatus(run["status"])
     if current in operation_runs.ENDED:

@@ -10,21 +10,37 @@ from app.domains.repository.engines import changes, collections
 from app.domains.repository.engines.changes import ChangeSet, Origin
 from app.domains.repository.engines.documents import stored_document
 from app.domains.repository.engines.values import is_id
+from app.domains.repository.errors import no_version_here
 from app.domains.repository.models.vocabulary import DEFAULT_COLLECTION
-from app.hoc_spine.operation_context import OperationContext
+from app.hoc_spine.operation_context import OperationContext, PrepareContext
 
 FACT = "repository.changed"
 
 
-def open_changes(ctx: OperationContext, reason: str | None) -> ChangeSet:
-    """Take the tenant's write lock; every record of the transaction bears one change set id."""
+def refuse_version(ctx: OperationContext | PrepareContext) -> None:
+    """Refuse If-Match where there is no version to compare: no write ignores it."""
+    if ctx.request.precondition is not None:
+        raise no_version_here()
+
+
+def open_creation(ctx: OperationContext, reason: str | None) -> ChangeSet:
+    """Take the tenant's write lock for what is not there yet; refuse If-Match."""
+    refuse_version(ctx)
+    return open_changes(ctx, reason)
+
+
+def open_changes(ctx: OperationContext, reason: str | None, *, run_id: str | None = None) -> ChangeSet:
+    """Take the tenant's write lock; every record of the transaction bears one change set id.
+
+    The records name the run that is given, else the one that the request is made under.
+    """
     earlier = [fact for fact in ctx.facts.queued if fact.type == FACT]
     change_set_id = earlier[0].body["change_set_id"] if earlier else ctx.new_id("cset")
     origin = Origin(
         change_set_id=change_set_id,
         actor_id=ctx.actor.id,
         reason=reason,
-        run_id=ctx.request.run_id or ctx.request.operation_run_id,
+        run_id=run_id or ctx.request.run_id or ctx.request.operation_run_id,
         trace_id=ctx.request.trace_id,
         request_id=ctx.request.request_id,
     )
@@ -72,6 +88,18 @@ def make_default_collection(ctx: OperationContext, change_set: ChangeSet) -> Non
         description=None,
         metadata=stored_document("{}"),
     )
+
+
+def check_version(ctx: OperationContext, version: int) -> None:
+    """Refuse VERSION_MISMATCH, and PRECONDITION_REQUIRED where the setting demands If-Match."""
+    ctx.require_version(version, required=ctx.services.settings.repository_require_if_match)
+
+
+def check_seals(ctx: OperationContext, *collection_ids: str) -> None:
+    """Refuse COLLECTION_SEALED when one of the collections belongs to a plane that is being offboarded."""
+    sealed = sealed_among(ctx, collection_ids)
+    for collection_id in collection_ids:
+        collections.check_sealed(sealed, collection_id)
 
 
 def sealed_among(ctx: OperationContext, collection_ids: Sequence[str]) -> frozenset[str]:

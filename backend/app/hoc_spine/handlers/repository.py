@@ -21,7 +21,7 @@ from app.hoc_spine.coordinators.repository_runs import find_producers, link_outp
 from app.hoc_spine.coordinators.repository_writes import (
     close_changes,
     make_default_collection,
-    open_changes,
+    open_creation,
     sealed_among,
 )
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
@@ -60,7 +60,7 @@ def prepare_bulk(ctx: PrepareContext, request: CreateArtifacts) -> Items:
 def create_bulk(ctx: OperationContext, request: CreateArtifacts) -> BulkResult:
     """Create many artifacts, or with `on_existing=update` change those that are there: all or nothing."""
     items: Items = ctx.prepared
-    change_set = open_changes(ctx, request.reason)
+    change_set = open_creation(ctx, request.reason)
     around = _look_around(ctx, items)
     steps = bulk.decide_items(items, around, update=request.on_existing == "update")
     if around.known.default_unborn:

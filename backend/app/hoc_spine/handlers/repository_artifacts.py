@@ -7,7 +7,6 @@ from typing import Any
 from app.domains.repository.engines import artifacts, bulk, drafts, lifecycle, revisions, writing
 from app.domains.repository.engines.artifacts import Place
 from app.domains.repository.engines.changes import ChangeSet
-from app.domains.repository.engines.collections import check_sealed
 from app.domains.repository.engines.drafts import Draft, Revision
 from app.domains.repository.engines.operation_runs import check_producer, check_running
 from app.domains.repository.engines.outputs import link_to_head
@@ -34,10 +33,12 @@ from app.domains.repository.models.views import (
 from app.domains.repository.models.vocabulary import DEFAULT_COLLECTION, Action, BlobState
 from app.hoc_spine.coordinators.repository_runs import find_producers, link_outputs
 from app.hoc_spine.coordinators.repository_writes import (
+    check_seals,
+    check_version,
     close_changes,
     make_default_collection,
     open_changes,
-    sealed_among,
+    open_creation,
 )
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.hoc_spine.operation_registry import Operation
@@ -54,9 +55,9 @@ def create(ctx: OperationContext, request: CreateArtifact) -> ArtifactView:
     """Create an artifact with its first revision."""
     draft: Draft = ctx.prepared
     collection_id = draft.collection_id or DEFAULT_COLLECTION
-    change_set = open_changes(ctx, request.reason)
+    change_set = open_creation(ctx, request.reason)
     place = _place(ctx, collection_id, draft.name_key)
-    check_sealed(sealed_among(ctx, [collection_id]), collection_id)
+    check_seals(ctx, collection_id)
     check_producer(draft.produced_by_run, find_producers(ctx, [draft.produced_by_run]))
     if draft.id is not None and bulk.list_used_ids(
         ctx.connection, tenant_id=ctx.tenant_id, artifact_ids=[draft.id]
@@ -157,7 +158,7 @@ def update(ctx: OperationContext, request: UpdateArtifact) -> ArtifactUpdated:
         digest=None if wish.content is None else wish.content.digest,
     )
     artifacts.check_live(row)
-    ctx.require_version(row["version"], required=ctx.services.settings.repository_require_if_match)
+    check_version(ctx, row["version"])
     wanted = writing.decide_update(row, wish)
     producers = find_producers(ctx, [wish.produced_by_run])
     check_running(producers)
@@ -200,10 +201,7 @@ def _link(ctx: OperationContext, change_set: ChangeSet, head: artifacts.Row) -> 
 
 def _check_move(ctx: OperationContext, row: artifacts.Row, wanted: Wanted) -> Place | None:
     """Check seals, then the place of a rename or move; null when the artifact stays where it is."""
-    touched = list(dict.fromkeys((row["collection_id"], wanted.collection_id)))
-    sealed = sealed_among(ctx, touched)
-    for collection_id in touched:
-        check_sealed(sealed, collection_id)
+    check_seals(ctx, row["collection_id"], wanted.collection_id)
     if {"name", "collection_id"}.isdisjoint(wanted.changed):
         return None
     return _place(ctx, wanted.collection_id, wanted.name_key)
@@ -241,8 +239,8 @@ def delete(ctx: OperationContext, request: DeleteArtifact) -> ArtifactDeleted:
     change_set = open_changes(ctx, request.reason)
     row = artifacts.get_artifact(ctx.connection, tenant_id=ctx.tenant_id, artifact_id=request.artifact_id)
     lifecycle.check_deletable(row)
-    ctx.require_version(row["version"], required=ctx.services.settings.repository_require_if_match)
-    check_sealed(sealed_among(ctx, [row["collection_id"]]), row["collection_id"])
+    check_version(ctx, row["version"])
+    check_seals(ctx, row["collection_id"])
     edges = lifecycle.list_live_edges(ctx.connection, tenant_id=ctx.tenant_id, artifact_id=row["id"])
     lifecycle.check_detachable(edges, detach=request.mode == "detach")
     batch = Batch()
@@ -271,8 +269,8 @@ def restore(ctx: OperationContext, request: RestoreArtifact) -> ArtifactRestored
     change_set = open_changes(ctx, request.reason)
     row = artifacts.get_artifact(ctx.connection, tenant_id=ctx.tenant_id, artifact_id=request.artifact_id)
     lifecycle.check_deleted(row)
-    ctx.require_version(row["version"], required=ctx.services.settings.repository_require_if_match)
-    check_sealed(sealed_among(ctx, [row["collection_id"]]), row["collection_id"])
+    check_version(ctx, row["version"])
+    check_seals(ctx, row["collection_id"])
     place = _place(ctx, row["collection_id"], name_key or row["name_key"])
     lifecycle.check_restorable(row)
     artifacts.check_name_free(place, None)

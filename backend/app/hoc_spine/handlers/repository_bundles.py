@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.domains.repository.engines import bundles
 from app.domains.repository.models.bundles import BundleCreated, BundleRef, BundleView, CreateBundle
 from app.domains.repository.models.vocabulary import Action, EntityType
-from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes
+from app.hoc_spine.coordinators.repository_writes import close_changes, open_creation
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 
@@ -16,7 +16,7 @@ def create(ctx: OperationContext, request: CreateBundle) -> BundleCreated:
     Refuses REFERENCE_NOT_FOUND with the position.
     """
     connection, tenant_id = ctx.connection, ctx.tenant_id
-    change_set = open_changes(ctx, None)
+    change_set = open_creation(ctx, None)
     items = bundles.pin_items(connection, request.items, tenant_id=tenant_id)
     digest = bundles.bundle_digest(items)
     known = bundles.find_by_digest(connection, tenant_id=tenant_id, digest=digest)

@@ -22,7 +22,13 @@ from app.domains.repository.models.inputs import (
 )
 from app.domains.repository.models.views import CollectionDeleted, CollectionView
 from app.domains.repository.models.vocabulary import Action
-from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes, sealed_among
+from app.hoc_spine.coordinators.repository_writes import (
+    check_seals,
+    check_version,
+    close_changes,
+    open_changes,
+    open_creation,
+)
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.pages import Page, encode_cursor, read_cursor
@@ -35,7 +41,7 @@ def create(ctx: OperationContext, request: CreateCollection) -> CollectionView:
     collection_id = ctx.new_id("col") if request.id is None else check_id(request.id)
     name_key = check_name(request.name)
     metadata = documents.read_document(request.metadata, field="metadata")
-    change_set = open_changes(ctx, None)
+    change_set = open_creation(ctx, None)
     row = engine.create_collection(
         ctx.connection,
         change_set,
@@ -164,8 +170,8 @@ def _require(ctx: OperationContext, collection_id: str, *, deletable: bool = Fal
     )
     if deletable:
         engine.check_deletable(row)
-    ctx.require_version(row["version"], required=ctx.services.settings.repository_require_if_match)
-    engine.check_sealed(sealed_among(ctx, [collection_id]), collection_id)
+    check_version(ctx, row["version"])
+    check_seals(ctx, collection_id)
     return row
 
 

@@ -21,7 +21,7 @@ from app.domains.repository.models.upkeep import (
 )
 from app.domains.retrieval.engines import evidence
 from app.hoc_spine.coordinators.repository_check import check_repository
-from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes
+from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes, refuse_version
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.hoc_spine.operation_registry import Operation
 
@@ -74,6 +74,7 @@ def prepare_gc(ctx: PrepareContext, request: CollectGarbage) -> Candidates:
 def collect(ctx: OperationContext, request: CollectGarbage) -> GarbageCollected:
     """Give up bytes that nothing live or cited needs, 500 for each record; a dry run only counts."""
     candidates: Candidates = ctx.prepared
+    refuse_version(ctx)
     if request.dry_run or not candidates.found:
         size = sum(candidate.size for candidate in candidates.found)
         return _answer(candidates, 0, size if request.dry_run else 0, dry_run=request.dry_run)
@@ -110,6 +111,7 @@ def _cited(tenant_id: str) -> Any:
 
 def rebuild_search(ctx: OperationContext, request: RebuildSearch) -> SearchRebuilt:  # noqa: ARG001 - no members
     """Make the text index and the projection anew, under the tenant's write lock."""
+    refuse_version(ctx)
     open_changes(ctx, None)
     return SearchRebuilt(artifacts=indexing.rebuild(ctx.connection, tenant_id=ctx.tenant_id))
 

@@ -21,7 +21,7 @@ from app.domains.repository.models.packages import (
     RunContext,
 )
 from app.domains.repository.models.vocabulary import Action, EntityType
-from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes
+from app.hoc_spine.coordinators.repository_writes import close_changes, open_creation
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.canonical_json import dumps
@@ -35,7 +35,7 @@ def create(ctx: OperationContext, request: CreateContextPackage) -> ContextPacka
 
 def _create(ctx: OperationContext, draft: PackageDraft) -> ContextPackageView:
     connection, tenant_id = ctx.connection, ctx.tenant_id
-    change_set = open_changes(ctx, None)
+    change_set = open_creation(ctx, None)
     context_packages.require_superseded(connection, tenant_id=tenant_id, supersedes=draft.supersedes)
     items = context_packages.pin_items(connection, draft, tenant_id=tenant_id)
     row = context_packages.package_row(
@@ -101,7 +101,7 @@ def for_artifact(ctx: OperationContext, request: PackageArtifact) -> ContextPack
     Refuses ARTIFACT_NOT_FOUND, GONE, and TOO_LARGE for more than a package holds.
     """
     # The lock comes first: what is read for the package is what the package pins.
-    open_changes(ctx, None)
+    open_creation(ctx, None)
     head = artifacts.get_artifact(ctx.connection, tenant_id=ctx.tenant_id, artifact_id=request.artifact_id)
     artifacts.check_live(head)
     edges = lifecycle.list_live_edges(ctx.connection, tenant_id=ctx.tenant_id, artifact_id=head["id"])

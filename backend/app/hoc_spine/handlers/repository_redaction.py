@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.domains.knowledge.engines import ingest
+from app.domains.logs.engines import idempotency
 from app.domains.repository.engines import artifacts, collections, purge, redaction
 from app.domains.repository.engines.changes import ChangeSet
 from app.domains.repository.engines.purge import Purge
@@ -16,11 +17,13 @@ from app.domains.repository.models.upkeep import (
     RevisionPlace,
 )
 from app.domains.repository.models.vocabulary import Action
-from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes
+from app.hoc_spine.coordinators.repository_writes import check_version, close_changes, open_changes
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
+from app.kernel.canonical_json import dumps
 
 EVENT = "RepositoryRedacted"
+ANSWERS = "repository."
 
 
 def redact(ctx: OperationContext, request: RedactArtifact) -> ArtifactRedacted:
@@ -30,7 +33,7 @@ def redact(ctx: OperationContext, request: RedactArtifact) -> ArtifactRedacted:
     """
     change_set = open_changes(ctx, request.reason)
     row = artifacts.get_artifact(ctx.connection, tenant_id=ctx.tenant_id, artifact_id=request.artifact_id)
-    ctx.require_version(row["version"], required=ctx.services.settings.repository_require_if_match)
+    check_version(ctx, row["version"])
     # No hold can be placed yet, so none covers the artifact.
     plan = redaction.plan_redaction(ctx.connection, request, tenant_id=ctx.tenant_id)
     if plan.nothing:
@@ -39,6 +42,10 @@ def redact(ctx: OperationContext, request: RedactArtifact) -> ArtifactRedacted:
         ctx.connection, change_set, row, request, plan, tenant_id=ctx.tenant_id, new_id=ctx.new_id
     )
     _drop_passages(ctx, request.artifact_id, plan)
+    # Of what is redacted, answers to be replayed hold name, metadata and provenance; content they never hold.
+    idempotency.forget_answers(
+        ctx.connection, tenant_id=ctx.tenant_id, prefix=ANSWERS, text=dumps(request.artifact_id)
+    )
     after = artifacts.get_artifact(ctx.connection, tenant_id=ctx.tenant_id, artifact_id=row["id"])
     close_changes(
         ctx,
@@ -85,8 +92,7 @@ def _answer(
 def purge_collection(ctx: OperationContext, request: PurgeCollection) -> CollectionPurged:
     """Redact every revision of a collection and tombstone its artifacts, their relationships and itself.
 
-    Bytes that are cited from outside stay. The purge of a plane dispatches this inside its own transaction,
-    so a version named by the caller is the plane's and not compared here.
+    Bytes that are cited from outside stay; every answer that a key would replay is forgotten.
     """
     change_set = open_changes(ctx, request.reason)
     row = collections.get_collection(
@@ -100,6 +106,7 @@ def purge_collection(ctx: OperationContext, request: PurgeCollection) -> Collect
         ingest.forget_artifacts(
             ctx.connection, tenant_id=ctx.tenant_id, artifact_ids=[head["id"] for head in heads]
         )
+    idempotency.forget_answers(ctx.connection, tenant_id=ctx.tenant_id, prefix=ANSWERS)
     deleted, shared = purge.drop_all(ctx.connection, change_set, done, tenant_id=ctx.tenant_id)
     if row["deleted_at"] is None:
         collections.set_collection(

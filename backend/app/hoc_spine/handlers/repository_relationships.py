@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from app.domains.repository.engines import documents, relationships
-from app.domains.repository.engines.collections import check_sealed
 from app.domains.repository.engines.documents import MAX_PROVENANCE_BYTES, read_document
 from app.domains.repository.engines.relationships import Row, relationship_view
 from app.domains.repository.engines.values import check_id
@@ -24,7 +23,13 @@ from app.domains.repository.models.graph import (
 )
 from app.domains.repository.models.views import CountView
 from app.domains.repository.models.vocabulary import Action
-from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes, sealed_among
+from app.hoc_spine.coordinators.repository_writes import (
+    check_seals,
+    check_version,
+    close_changes,
+    open_changes,
+    open_creation,
+)
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.hashing import text_hash
@@ -39,13 +44,13 @@ def create(ctx: OperationContext, request: CreateRelationship) -> RelationshipVi
     metadata = read_document(request.metadata, field="metadata")
     provenance = read_document(request.provenance, field="provenance", limit=MAX_PROVENANCE_BYTES)
     relationships.check_ends_differ(request.source_id, request.target_id)
-    change_set = open_changes(ctx, request.reason)
+    change_set = open_creation(ctx, request.reason)
     keys: dict[str, Any] = {"tenant_id": ctx.tenant_id}
     ends = relationships.require_ends(
         ctx.connection, **keys, source_id=request.source_id, target_id=request.target_id
     )
     relationships.require_revisions(ctx.connection, request, **keys)
-    _check_seals(ctx, *ends)
+    check_seals(ctx, *ends)
     relationships.require_new(ctx.connection, request, **keys, relationship_id=relationship_id)
     row = relationships.create_relationship(
         ctx.connection,
@@ -175,15 +180,9 @@ def _require(ctx: OperationContext, relationship_id: str, *, deletable: bool = F
     )
     if deletable:
         relationships.check_deletable(row)
-    ctx.require_version(row["version"], required=ctx.services.settings.repository_require_if_match)
-    _check_seals(ctx, row["source_collection_id"], row["target_collection_id"])
+    check_version(ctx, row["version"])
+    check_seals(ctx, row["source_collection_id"], row["target_collection_id"])
     return row
-
-
-def _check_seals(ctx: OperationContext, *collection_ids: str) -> None:
-    sealed = sealed_among(ctx, collection_ids)
-    for collection_id in collection_ids:
-        check_sealed(sealed, collection_id)
 
 
 def _close(ctx: OperationContext, change_set: Any, row: Row, after: Row) -> None:

@@ -47,7 +47,7 @@ from app.hoc_spine.coordinators.repository_runs import (
     run_views,
     seal,
 )
-from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes
+from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes, open_creation
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.canonical_json import dumps
@@ -66,7 +66,7 @@ def create(ctx: OperationContext, request: CreateOperationRun) -> OperationRunVi
     draft = operation_runs.read_run(request)
     steps = workflow_steps.read_specs(request.steps)
     governed = lock_governed(ctx, draft.run_id)
-    change_set = open_changes(ctx, None)
+    change_set = open_creation(ctx, None)
     if draft.bundle_id is not None:
         bundle = bundles.find_bundle(ctx.connection, tenant_id=ctx.tenant_id, bundle_id=draft.bundle_id)
         if bundle is None:

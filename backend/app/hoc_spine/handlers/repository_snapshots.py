@@ -32,7 +32,12 @@ from app.domains.repository.models.snapshots import (
     SnapshotVerified,
     VerifySnapshot,
 )
-from app.hoc_spine.coordinators.repository_writes import FACT, open_changes, sealed_among
+from app.hoc_spine.coordinators.repository_writes import (
+    FACT,
+    open_changes,
+    refuse_version,
+    sealed_among,
+)
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.errors import HocError
@@ -61,6 +66,7 @@ class Received:
 
 def prepare_export(ctx: PrepareContext, request: ExportSnapshot) -> Spooled:
     """Read one moment and spool it; no transaction is open while anybody takes it away."""
+    refuse_version(ctx)
     settings = ctx.services.settings
     folder = Path(tempfile.mkdtemp(prefix="hoc-export-"))
     try:
@@ -111,6 +117,7 @@ def verify(ctx: OperationContext, request: VerifySnapshot) -> SnapshotVerified:
 
 def prepare_import(ctx: PrepareContext, request: ImportSnapshot) -> Received:
     """Verify everything before the transaction; a dry run reports what it finds."""
+    refuse_version(ctx)
     try:
         archive = _open(ctx, request)
         try:
@@ -174,7 +181,13 @@ def _plan(
     else:
         head = {"seq": change_set.last_seq, "hash": change_set.head_hash}
     plan = snapshot_comparison.compare(
-        ctx.connection, archive, verified.closure, tenant_id=ctx.tenant_id, policy=request.policy, head=head
+        ctx.connection,
+        archive,
+        verified.closure,
+        tenant_id=ctx.tenant_id,
+        policy=request.policy,
+        counts=verified.manifest["counts"],
+        head=head,
     )
     for collection_id in sorted(sealed_among(ctx, sorted(plan.touched))):
         plan.conflict("collection", (collection_id,), "COLLECTION_SEALED")

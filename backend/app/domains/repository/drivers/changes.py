@@ -53,6 +53,24 @@ def insert_changes(
     )
 
 
+def list_run_revisions(
+    connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]
+) -> Sequence[Mapping[str, Any]]:
+    """Return run, artifact, revision and content digest of every revision that these runs wrote, in order."""
+    statement = (
+        sa.select(_C.run_id, _C.entity_id, _C.new_revision, _C.new_digest)
+        .where(
+            _C.tenant_id == tenant_id,
+            _C.run_id.in_(run_ids),
+            _C.entity_type == "ARTIFACT",
+            _C.new_revision.is_not(None),
+            sa.or_(_C.old_revision.is_(None), _C.old_revision != _C.new_revision),
+        )
+        .order_by(_C.run_id, _C.seq)
+    )
+    return connection.execute(statement).mappings().all()
+
+
 def list_changes(
     connection: DriverConnection, *, tenant_id: str, since_seq: int, filters: Mapping[str, str], limit: int
 ) -> Sequence[Mapping[str, Any]]:

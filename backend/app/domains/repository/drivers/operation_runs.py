@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import bytewise, insert
+from app.db.gather import Question, finding
 from app.domains.repository.tables import operation_runs
 
 _O = operation_runs.c
@@ -163,3 +164,18 @@ def clear_lease(connection: DriverConnection, *, tenant_id: str, run_id: str, wo
         .returning(*_COLUMNS)
     )
     return connection.execute(statement).mappings().one_or_none()
+
+
+def ask_open_run(
+    connection: DriverConnection,  # noqa: ARG001
+    *,
+    tenant_id: str,
+    run_id: str,
+    statuses: Sequence[str],
+) -> Question:
+    """Ask for the run of this id where it has one of these statuses: ref the run."""
+    return Question(
+        sa.select(*finding("operation_run", ref=_O.run_id)).where(
+            _O.tenant_id == tenant_id, _O.run_id == run_id, _O.status.in_(statuses)
+        )
+    )

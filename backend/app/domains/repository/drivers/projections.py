@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql
 
 from app.db.connection import DriverConnection
 from app.db.dialect import among, insert
-from app.domains.repository.tables import artifact_metadata, artifact_search, artifact_search_fts
+from app.domains.repository.tables import artifact_metadata, artifact_search
 
 _M, _S = artifact_metadata.c, artifact_search.c
 
@@ -87,6 +87,15 @@ def _sqlite_tokens(tenant_id: str, tokens: str) -> str:
     return f"t{tenant_id.encode().hex()} {body}"
 
 
+# The expression names the tenant; the plain column would only tempt the planner to begin with all its rows.
+# Of the two indexes on the number, the one named here holds the id too: rows full of tokens stay unread.
+_SQLITE_MATCH = sa.text(
+    "SELECT s.artifact_id FROM artifact_search_fts JOIN artifact_search AS s"
+    " INDEXED BY ix_artifact_search_found ON s.search_no = artifact_search_fts.rowid"
+    " WHERE artifact_search_fts MATCH :words AND coalesce(s.tenant_id, '') = :tenant"
+)
+
+
 def matching_ids(
     connection: DriverConnection, *, tenant_id: str, tokens: Sequence[str]
 ) -> sa.Select[tuple[str]]:
@@ -94,16 +103,10 @@ def matching_ids(
     if connection.dialect_name == "sqlite":
         words = _sqlite_tokens(tenant_id, " ".join(tokens)).split(" ")
         expression = " AND ".join(f'"{word}"' for word in words)
-        return (
-            sa.select(_S.artifact_id)  # gate: SCOPE-001 - the tenant is matched, and compared inside coalesce
-            .join(artifact_search_fts, artifact_search_fts.c.rowid == _S.search_no)
-            # The expression holds the tenant already; the plain column would tempt the planner to begin
-            # with all of the tenant's rows and to ask the full-text index about each.
-            .where(
-                sa.literal_column("artifact_search_fts").op("MATCH")(expression),
-                sa.func.coalesce(_S.tenant_id, "") == tenant_id,
-            )
+        matched = _SQLITE_MATCH.bindparams(words=expression, tenant=tenant_id).columns(
+            sa.column("artifact_id", sa.Text)
         )
+        return sa.select(matched.subquery("matched").c.artifact_id)
     lexemes = [_tenant_lexeme(tenant_id), *tokens]
     query = " & ".join("'" + lexeme.replace("\\", "\\\\").replace("'", "''") + "'" for lexeme in lexemes)
     # Row security hides an index from an operator that is not leakproof, as `@@` is; the function, which

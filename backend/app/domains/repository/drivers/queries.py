@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from app.db.connection import DriverConnection
 from app.db.dialect import among, bytewise
 from app.domains.repository.drivers.projections import matching_ids
+from app.domains.repository.models.inputs import RelatedTo
 from app.domains.repository.models.selections import MetadataCondition, Ordering, ScalarKey, Selection
 from app.domains.repository.models.vocabulary import ScalarKind
 from app.domains.repository.tables import (
@@ -107,44 +108,49 @@ def _conditions(
         column_name, _, end = name.rpartition("_")
         stamp = _A[f"{column_name}_at"]
         found.append(stamp >= moment if end == "from" else stamp < moment)
-    found += [_metadata(connection, tenant_id, condition) for condition in selection.metadata]
-    if selection.tokens:
-        found.append(_A.id.in_(matching_ids(connection, tenant_id=tenant_id, tokens=selection.tokens)))
+    sets: list[sa.SelectBase] = []
+    for condition in selection.metadata:
+        rows = _metadata(connection, tenant_id, condition)
+        if condition.op == "missing":
+            # Of live heads only: a tombstone has no projection and matches nothing.
+            found.append(sa.and_(_A.id.not_in(rows), _A.deleted_at.is_(None)))
+        else:
+            sets.append(rows)
     if selection.related is not None:
-        found.append(_A.id.in_(_related(tenant_id, selection)))
-    return found
+        sets.append(_related(tenant_id, selection.related))
+    if selection.tokens:
+        # A function has neither statistics nor an index: a plan made without knowing the values would go
+        # through all that it finds for each row of another set. So sets meet before any artifact is read.
+        words = matching_ids(connection, tenant_id=tenant_id, tokens=selection.tokens)
+        sets = [sa.intersect(*sets, words) if sets else words]
+    return found + [_A.id.in_(rows) for rows in sets]
 
 
-def _related(tenant_id: str, selection: Selection) -> sa.SelectBase:
-    wanted = selection.related
-    if wanted is None:
-        raise ValueError("the selection names no artifact to be related to")
+def _related(tenant_id: str, wanted: RelatedTo) -> sa.Select[tuple[str]]:
     edge = relationships.c
     ends = {"out": ((edge.source_id, edge.target_id),), "in": ((edge.target_id, edge.source_id),)}
     sides = ends.get(wanted.direction, (*ends["out"], *ends["in"]))
     parts = []
     for here, there in sides:
-        part = sa.select(there).where(
+        part = sa.select(there.label("id")).where(
             edge.tenant_id == tenant_id, here == wanted.artifact_id, edge.deleted_at.is_(None)
         )
         parts.append(part if wanted.type is None else part.where(edge.type == wanted.type))
-    return parts[0] if len(parts) == 1 else sa.union(*parts)
+    return sa.select(sa.union(*parts).subquery("related").c.id)
 
 
 def _metadata(
     connection: DriverConnection, tenant_id: str, condition: MetadataCondition
-) -> sa.ColumnElement[bool]:
+) -> sa.Select[tuple[str]]:
+    """Return the query for the artifacts that have something at the pointer, and there what is asked for."""
     rows = sa.select(_M.artifact_id).where(
         _M.tenant_id == tenant_id, _M.ptr == condition.pointer, _M.elem.is_(condition.op == "contains")
     )
-    if condition.op == "missing":
-        # Of live heads only: a tombstone has no projection and matches nothing.
-        return sa.and_(_A.id.not_in(rows), _A.deleted_at.is_(None))
+    if condition.op in ("missing", "exists"):
+        return rows
     if condition.op == "ne":
-        rows = rows.where(sa.not_(_equal(condition.values[0])))
-    elif condition.op != "exists":
-        rows = rows.where(_value_condition(connection, condition))
-    return _A.id.in_(rows)
+        return rows.where(sa.not_(_equal(condition.values[0])))
+    return rows.where(_value_condition(connection, condition))
 
 
 def _value_condition(connection: DriverConnection, condition: MetadataCondition) -> sa.ColumnElement[bool]:

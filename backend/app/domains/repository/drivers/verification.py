@@ -43,24 +43,17 @@ def list_blobs(
     cited = sa.exists().where(
         _B.tenant_id == tenant_id, _R.tenant_id == tenant_id, _R.content_digest == _B.digest
     )
-    statement = (
-        sa.select(
-            _B.digest,
-            _B.size,
-            _B.state,
-            sa.func.length(_B.data).label("length"),
-            cited.label("cited"),
-        )
-        .where(_B.tenant_id == tenant_id)
-        .order_by(_B.digest)
-        .limit(limit)
-    )
+    statement = sa.select(
+        _B.digest,
+        _B.size,
+        _B.state,
+        sa.func.length(_B.data).label("length"),
+        cited.label("cited"),
+    ).where(_B.tenant_id == tenant_id)
     if artifact_id is not None:
         own = sa.select(_R.content_digest).where(_R.tenant_id == tenant_id, _R.artifact_id == artifact_id)
         statement = statement.where(_B.digest.in_(own))
-    if after is not None:
-        statement = statement.where(_B.digest > after)
-    return connection.execute(statement).mappings().all()
+    return _page(connection, statement, _B.digest, after=after, limit=limit)
 
 
 def list_data(connection: DriverConnection, *, tenant_id: str, digests: Sequence[str]) -> dict[str, bytes]:
@@ -122,7 +115,6 @@ def list_heads(
         .scalar_subquery()
     )
     head, record = artifact_revisions.alias("head"), repository_changes.alias("record")
-    identifier = bytewise(connection, _A.id)
     statement = (
         sa.select(
             _A.id, _A.name, _A.name_key, _A.collection_id, _A.artifact_type, _A.head_revision, _A.version,
@@ -149,14 +141,10 @@ def list_heads(
             )
         )
         .where(_A.tenant_id == tenant_id)
-        .order_by(identifier)
-        .limit(limit)
     )  # fmt: skip
     if artifact_id is not None:
         statement = statement.where(_A.id == artifact_id)
-    if after is not None:
-        statement = statement.where(identifier > after)
-    return connection.execute(statement).mappings().all()
+    return _page(connection, statement, _A.id, after=after, limit=limit)
 
 
 def _record(record: Any) -> tuple[sa.ColumnElement[Any], ...]:
@@ -172,54 +160,49 @@ def list_relationship_heads(
     connection: DriverConnection, *, tenant_id: str, artifact_id: str | None, after: str | None, limit: int
 ) -> Sequence[Row]:
     """Return relationships by id, with what the newest record of each says."""
-    record = repository_changes.alias("record")
-    identifier = bytewise(connection, _E.id)
-    newest = _newest("RELATIONSHIP", tenant_id, _E.id)
-    statement = (
-        sa.select(_E.id, _E.version, _E.deleted_at, *_record(record))
-        .select_from(
-            relationships.outerjoin(
-                record, sa.and_(record.c.tenant_id == _E.tenant_id, record.c.seq == newest)
-            )
-        )
-        .where(_E.tenant_id == tenant_id)
-        .order_by(identifier)
-        .limit(limit)
-    )
+    statement = _with_newest(relationships, "RELATIONSHIP", tenant_id)
     if artifact_id is not None:
         statement = statement.where(sa.or_(_E.source_id == artifact_id, _E.target_id == artifact_id))
-    if after is not None:
-        statement = statement.where(identifier > after)
-    return connection.execute(statement).mappings().all()
+    return _page(connection, statement, _E.id, after=after, limit=limit)
 
 
 def list_collection_heads(
     connection: DriverConnection, *, tenant_id: str, after: str | None, limit: int
 ) -> Sequence[Row]:
     """Return collections by id, with what the newest record of each says."""
+    statement = _with_newest(collections, "COLLECTION", tenant_id)
+    return _page(connection, statement, _L.id, after=after, limit=limit)
+
+
+def _with_newest(table: sa.Table, kind: str, tenant_id: str) -> sa.Select[Any]:
     record = repository_changes.alias("record")
-    identifier = bytewise(connection, _L.id)
-    newest = _newest("COLLECTION", tenant_id, _L.id)
-    statement = (
-        sa.select(_L.id, _L.version, _L.deleted_at, *_record(record))
-        .select_from(
-            collections.outerjoin(record, sa.and_(record.c.tenant_id == _L.tenant_id, record.c.seq == newest))
-        )
-        .where(_L.tenant_id == tenant_id)
-        .order_by(identifier)
-        .limit(limit)
-    )
-    if after is not None:
-        statement = statement.where(identifier > after)
-    return connection.execute(statement).mappings().all()
-
-
-def _newest(kind: str, tenant_id: str, identifier: sa.ColumnElement[str]) -> sa.ScalarSelect[int]:
-    return (
+    newest = (
         sa.select(sa.func.max(_C.seq))
-        .where(_C.tenant_id == tenant_id, _C.entity_type == kind, _C.entity_id == identifier)
+        .where(_C.tenant_id == tenant_id, _C.entity_type == kind, _C.entity_id == table.c.id)
         .scalar_subquery()
     )
+    return (
+        sa.select(table.c.id, table.c.version, table.c.deleted_at, *_record(record))
+        .select_from(
+            table.outerjoin(record, sa.and_(record.c.tenant_id == table.c.tenant_id, record.c.seq == newest))
+        )
+        .where(table.c.tenant_id == tenant_id)
+    )
+
+
+def _page(
+    connection: DriverConnection,
+    statement: sa.Select[Any],
+    column: sa.ColumnElement[str],
+    *,
+    after: str | None,
+    limit: int,
+) -> Sequence[Row]:
+    """Return the rows of a statement after a key, in order of the key."""
+    key = bytewise(connection, column)
+    if after is not None:
+        statement = statement.where(key > after)
+    return connection.execute(statement.order_by(key).limit(limit)).mappings().all()
 
 
 def list_dangling_edges(
@@ -317,16 +300,10 @@ def list_manifests(
 ) -> Sequence[Row]:
     """Return manifests by run."""
     columns = run_manifests.c
-    identifier = bytewise(connection, columns.run_id)
-    statement = (
-        sa.select(columns.run_id.label("id"), columns.body, columns.manifest_digest)
-        .where(columns.tenant_id == tenant_id)
-        .order_by(identifier)
-        .limit(limit)
+    statement = sa.select(columns.run_id.label("id"), columns.body, columns.manifest_digest).where(
+        columns.tenant_id == tenant_id
     )
-    if after is not None:
-        statement = statement.where(identifier > after)
-    return connection.execute(statement).mappings().all()
+    return _page(connection, statement, columns.run_id, after=after, limit=limit)
 
 
 def list_bundles(
@@ -334,29 +311,13 @@ def list_bundles(
 ) -> Sequence[Row]:
     """Return input bundles by id."""
     columns = input_bundles.c
-    identifier = bytewise(connection, columns.id)
-    statement = (
-        sa.select(columns.id, columns.bundle_digest)
-        .where(columns.tenant_id == tenant_id)
-        .order_by(identifier)
-        .limit(limit)
-    )
-    if after is not None:
-        statement = statement.where(identifier > after)
-    return connection.execute(statement).mappings().all()
+    statement = sa.select(columns.id, columns.bundle_digest).where(columns.tenant_id == tenant_id)
+    return _page(connection, statement, columns.id, after=after, limit=limit)
 
 
 def list_bundle_items(connection: DriverConnection, *, tenant_id: str, ids: Sequence[str]) -> Sequence[Row]:
     """Return the items of these bundles, in order, with their bundle as `owner`."""
-    columns = input_bundle_items.c
-    statement = (
-        sa.select(
-            *(column for column in columns if column.name != "tenant_id"), columns.bundle_id.label("owner")
-        )
-        .where(columns.tenant_id == tenant_id, among(connection, columns.bundle_id, ids))
-        .order_by(columns.bundle_id, columns.position)
-    )
-    return connection.execute(statement).mappings().all()
+    return _items(connection, input_bundle_items, input_bundle_items.c.bundle_id, tenant_id, ids)
 
 
 def list_packages(
@@ -364,35 +325,31 @@ def list_packages(
 ) -> Sequence[Row]:
     """Return context packages by id."""
     columns = context_packages.c
-    identifier = bytewise(connection, columns.id)
-    statement = (
-        sa.select(
-            columns.id,
-            columns.name,
-            columns.purpose,
-            columns.metadata.label("metadata_text"),
-            columns.provenance,
-            columns.supersedes,
-            columns.package_digest,
-        )
-        .where(columns.tenant_id == tenant_id)
-        .order_by(identifier)
-        .limit(limit)
-    )
-    if after is not None:
-        statement = statement.where(identifier > after)
-    return connection.execute(statement).mappings().all()
+    statement = sa.select(
+        columns.id,
+        columns.name,
+        columns.purpose,
+        columns.metadata.label("metadata_text"),
+        columns.provenance,
+        columns.supersedes,
+        columns.package_digest,
+    ).where(columns.tenant_id == tenant_id)
+    return _page(connection, statement, columns.id, after=after, limit=limit)
 
 
 def list_package_items(connection: DriverConnection, *, tenant_id: str, ids: Sequence[str]) -> Sequence[Row]:
     """Return the items of these packages, in order, with their package as `owner`."""
-    columns = context_items.c
+    return _items(connection, context_items, context_items.c.package_id, tenant_id, ids)
+
+
+def _items(
+    connection: DriverConnection, table: sa.Table, owner: sa.Column[str], tenant_id: str, ids: Sequence[str]
+) -> Sequence[Row]:
+    columns = [column for column in table.c if column.name != "tenant_id"]
     statement = (
-        sa.select(
-            *(column for column in columns if column.name != "tenant_id"), columns.package_id.label("owner")
-        )
-        .where(columns.tenant_id == tenant_id, among(connection, columns.package_id, ids))
-        .order_by(columns.package_id, columns.position)
+        sa.select(*columns, owner.label("owner"))
+        .where(table.c.tenant_id == tenant_id, among(connection, owner, ids))
+        .order_by(owner, table.c.position)
     )
     return connection.execute(statement).mappings().all()
 

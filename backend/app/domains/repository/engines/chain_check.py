@@ -63,6 +63,32 @@ def verify_changes(connection: DriverConnection, found: Findings, leaves: Leaves
     _check_end(found, chain, leaves.beyond(chain.seq), driver.get_state(connection, tenant_id=tenant_id))
 
 
+def covers(
+    connection: DriverConnection, *, tenant_id: str, seq_from: int, seq_to: int, head_hash: str
+) -> bool:
+    """Tell whether the records of a stretch are all there, hash as they say, and end at this hash."""
+    try:
+        return _last_hash(connection, tenant_id=tenant_id, seq_from=seq_from, seq_to=seq_to) == head_hash
+    except Exception:  # noqa: BLE001 - a damaged value covers nothing; an outage fails the next statement too
+        return False
+
+
+def _last_hash(connection: DriverConnection, *, tenant_id: str, seq_from: int, seq_to: int) -> str | None:
+    since, link = seq_from - 1, None
+    while since < seq_to:
+        rows = changes_driver.list_changes(
+            connection, tenant_id=tenant_id, since_seq=since, filters={}, limit=min(PAGE, seq_to - since)
+        )
+        for row in rows:
+            follows = link is None or row["prev_hash"] == link
+            if row["seq"] != since + 1 or not follows or change_hash(row) != row["hash"]:
+                return None
+            since, link = row["seq"], row["hash"]
+        if not rows:
+            return None
+    return link
+
+
 def _check_page(found: Findings, chain: _Chain, rows: Sequence[Row]) -> None:
     found.count("changes", len(rows))
     chain.hashes = {}

@@ -160,6 +160,21 @@ def merge_bodies(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[s
     }
 
 
+def list_run_revisions(
+    connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return artifact, revision and content digest of every revision that these runs wrote, by run."""
+    written: dict[str, list[dict[str, Any]]] = {}
+    for row in driver.list_run_revisions(connection, tenant_id=tenant_id, run_ids=run_ids):
+        revision = {
+            "artifact_id": row["entity_id"],
+            "revision": row["new_revision"],
+            "digest": row["new_digest"],
+        }
+        written.setdefault(row["run_id"], []).append(revision)
+    return written
+
+
 def list_changes(
     connection: DriverConnection,
     *,

@@ -33,6 +33,9 @@ class Document:
     value: dict[str, Any]
 
 
+_EMPTY = digest_of(b"{}")
+
+
 def escape(key: str) -> str:
     """Return a key as a reference token of a JSON pointer (RFC 6901)."""
     return key.replace("~", "~0").replace("/", "~1")
@@ -42,6 +45,8 @@ def read_document(value: Any, *, field: str, limit: int = MAX_METADATA_BYTES) ->
     """Return a JSON object in canonical form; refuse INVALID_METADATA with the pointer of the first fault."""
     if not isinstance(value, dict):
         raise invalid_metadata("must be a JSON object", "", field)
+    if not value:
+        return Document("{}", _EMPTY, {})
     leaves = _check(value, "", 1, field)
     if leaves > MAX_LEAVES:
         raise invalid_metadata(f"has more than {MAX_LEAVES} values", "", field)

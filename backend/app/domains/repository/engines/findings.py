@@ -1,15 +1,12 @@
-"""L5 rules of the repository check: its codes, what a check collects, and groups of bounded size."""
+"""L5 rules of the repository check: its codes, and what a check collects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
-from typing import TypeVar
 
 from app.domains.repository.models.upkeep import Finding, RepositoryVerified
 
 MAX_FINDINGS = 1000
-T = TypeVar("T")
 
 
 class Code(StrEnum):
@@ -68,18 +65,3 @@ class Findings:
             redacted=self.redacted,
             collected=self.collected,
         )
-
-
-def groups(items: Sequence[T], size: Callable[[T], int], budget: int) -> Iterator[list[T]]:
-    """Yield the items in runs whose sizes sum to the budget at most, but at least one item."""
-    group: list[T] = []
-    total = 0
-    for item in items:
-        weight = size(item)
-        if group and total + weight > budget:
-            yield group
-            group, total = [], 0
-        group.append(item)
-        total += weight
-    if group:
-        yield group

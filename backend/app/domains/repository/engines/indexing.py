@@ -9,9 +9,9 @@ from app.db.connection import DriverConnection
 from app.domains.repository.drivers import projections
 from app.domains.repository.drivers import verification as driver
 from app.domains.repository.engines import documents
-from app.domains.repository.engines.findings import Code, Findings, groups
+from app.domains.repository.engines.findings import Code, Findings
 from app.domains.repository.engines.search import IndexEntry, index_entry
-from app.domains.repository.engines.values import chunks, is_textual
+from app.domains.repository.engines.values import chunks, groups, is_textual
 from app.domains.repository.engines.verification import BUDGET, PAGE, Scope
 from app.domains.repository.models.vocabulary import BlobState, Redaction
 

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.db.connection import DriverConnection
+from app.db.gather import Question
 from app.domains.repository.drivers import operation_runs as driver
 from app.domains.repository.engines import documents
 from app.domains.repository.engines.documents import Document
@@ -132,6 +133,12 @@ def find_open_run(connection: DriverConnection, *, tenant_id: str, run_id: str) 
     """Return a run that has not ended, None when there is none of this id."""
     row = driver.get_run(connection, tenant_id=tenant_id, run_id=run_id)
     return row if row is not None and row["status"] in OPEN else None
+
+
+def ask_open_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Question:
+    """Ask for the run of this id that has not ended: ref the run."""
+    statuses = sorted(status.value for status in OPEN)
+    return driver.ask_open_run(connection, tenant_id=tenant_id, run_id=run_id, statuses=statuses)
 
 
 def lock_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any, Literal
@@ -148,30 +148,32 @@ def compare(
     *,
     tenant_id: str,
     policy: Policy,
+    counts: Mapping[str, int],
     head: Row,
 ) -> Plan:
-    """Return what an import under this policy does; conflicts are part of the plan."""
+    """Return what an import under this policy does; conflicts are part of the plan.
+
+    `counts` are the snapshot's records of each kind, `head` is where the repository's chain ends.
+    """
     last_seq = head["seq"]
     mode = decide_mode(closure, last_seq=last_seq, last_hash=head["hash"])
     plan = Plan(mode, policy, last_seq == 0, last_seq if mode == "adopt" else 0)
+    if plan.empty:
+        plan.created.update({kind: counts[kind] for kind in COMPARED if counts[kind]})
+        plan.touched.update(head.collection_id for head in closure.artifacts.values())
+        return plan
     for kind, batch in batches(archive, COMPARED):
-        if plan.empty:
-            plan.created[kind] += len(batch)
-            plan.touched.update(row["collection_id"] for row in batch if kind == "artifact")
-            continue
         _compare_batch(connection, plan, closure, kind, batch, tenant_id=tenant_id)
-    if plan.mode == "merge" and not plan.empty:
+    if plan.mode == "merge":
         _check_names(connection, plan, tenant_id=tenant_id)
     return plan
 
 
 def batches(
-    archive: Archive, kinds: Sequence[str] | None = None, size: int = BATCH
+    archive: Archive, kinds: Container[str] = fmt.KINDS, size: int = BATCH
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """Yield the rows of a verified snapshot kind by kind, up to `size` at a time."""
-    for kind, group in groupby(snapshot_reading.rows(archive), key=lambda item: item[0]):
-        if kinds is not None and kind not in kinds:
-            continue
+    for kind, group in groupby(snapshot_reading.rows(archive, kinds), key=lambda item: item[0]):
         while batch := [row for _, row in islice(group, size)]:
             yield kind, batch
 

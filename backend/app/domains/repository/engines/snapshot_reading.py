@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -85,13 +85,13 @@ def verify(archive: Archive, *, max_records: int) -> Verified:
     return Verified(manifest, reader.closure)
 
 
-def rows(archive: Archive) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield kind and row of every record of a snapshot that was verified, but for the header."""
+def rows(archive: Archive, kinds: Container[str] = fmt.KINDS) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield kind and row of every record of these kinds of a snapshot that was verified."""
     with closing(archive.lines(fmt.RECORDS)) as lines:
-        for number, line in lines:
-            kind, key, members = fmt.read_line(line, number)
-            if kind != fmt.HEADER:
-                yield kind, fmt.read_row(kind, key, members, number)
+        for _, line in lines:
+            kind = fmt.kind_of(line)
+            if kind in kinds:
+                yield kind, fmt.known_row(kind, line)
 
 
 def summary(manifest: Mapping[str, Any]) -> SnapshotSummary:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -51,6 +51,21 @@ def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
     """Yield the items in runs of at most `size`."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def groups(items: Sequence[T], size: Callable[[T], int], budget: int) -> Iterator[list[T]]:
+    """Yield the items in runs whose sizes sum to the budget at most, but at least one item."""
+    group: list[T] = []
+    total = 0
+    for item in items:
+        weight = size(item)
+        if group and total + weight > budget:
+            yield group
+            group, total = [], 0
+        group.append(item)
+        total += weight
+    if group:
+        yield group
 
 
 def is_id(identifier: str) -> bool:

@@ -10,10 +10,11 @@ from app.db.connection import DriverConnection
 from app.domains.repository.drivers import verification as driver
 from app.domains.repository.engines.bundles import bundle_digest
 from app.domains.repository.engines.context_packages import package_digest
-from app.domains.repository.engines.findings import Code, Findings, groups
+from app.domains.repository.engines.findings import Code, Findings
 from app.domains.repository.engines.manifests import manifest_digest
 from app.domains.repository.engines.redaction import redacted_name
 from app.domains.repository.engines.revisions import revision_digest
+from app.domains.repository.engines.values import groups
 from app.domains.repository.models.vocabulary import Action, BlobState, Redaction
 from app.kernel.hashing import digest_of
 

@@ -18,13 +18,14 @@ from app.domains.repository.engines.documents import Document
 from app.domains.repository.engines.drafts import Draft, Revision
 from app.domains.repository.engines.revisions import revision_digest
 from app.domains.repository.engines.search import IndexEntry
-from app.domains.repository.engines.values import Content, chunks
+from app.domains.repository.engines.values import Content, chunks, groups
 from app.domains.repository.errors import content_blocked, digest_mismatch
 from app.domains.repository.models.vocabulary import Action, BlobState, EntityType
 from app.kernel.hashing import digest_of
 
-# Rows of one statement; a call with more values than this takes several, and bounded memory.
+# Rows and characters of one statement; what has more of them takes several, and bounded memory.
 _PROJECTION_ROWS = 50_000
+_INDEXED = 8 * 1024 * 1024
 Row = Mapping[str, Any]
 
 
@@ -363,7 +364,7 @@ def _write_projections(connection: DriverConnection, batch: Batch, *, tenant_id:
     rows = _projection_rows(batch.documents)
     while part_rows := list(islice(rows, _PROJECTION_ROWS)):
         projections.insert_metadata(connection, tenant_id=tenant_id, rows=part_rows)
-    if batch.entries:
+    for entries in groups(batch.entries, lambda item: len(item[1].tokens), _INDEXED):
         projections.insert_search(
             connection,
             tenant_id=tenant_id,
@@ -374,7 +375,7 @@ def _write_projections(connection: DriverConnection, batch: Batch, *, tenant_id:
                     "token_count": entry.token_count,
                     "truncated": entry.truncated,
                 }
-                for artifact_id, entry in batch.entries
+                for artifact_id, entry in entries
             ],
         )
 

@@ -143,6 +143,10 @@ class KnowledgeRepository(Protocol):
 
     def close(self) -> None: ...
 
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
     def schema_revision(self) -> str: ...
 
     def create_artifact(
@@ -282,7 +286,7 @@ class KnowledgeRepository(Protocol):
 
     def create_relationship(self, source_id: str, target_id: str, type: str, **members: Any) -> Any: ...  # noqa: A002
 
-    def get_relationship(self, relationship_id: str, **options: Any) -> Any: ...
+    def get_relationship(self, relationship_id: str, *, include_deleted: bool = False) -> Any: ...
 
     def list_relationships(self, **conditions: Any) -> Any: ...
 
@@ -291,7 +295,13 @@ class KnowledgeRepository(Protocol):
     def count_relationships(self, **conditions: Any) -> int: ...
 
     def update_relationship(
-        self, relationship_id: str, *, expected_version: int | None = None, **members: Any
+        self,
+        relationship_id: str,
+        *,
+        expected_version: int | None = None,
+        metadata_patch: Mapping[str, Any] | Keep = KEEP,
+        provenance: Mapping[str, Any] | Keep = KEEP,
+        reason: str | None = None,
     ) -> Any: ...
 
     def delete_relationship(
@@ -318,11 +328,15 @@ class KnowledgeRepository(Protocol):
 
     def list_steps(self, run_id: str, **paging: Any) -> Any: ...
 
-    def add_run_output(
-        self, run_id: str, artifact_id: str, revision: int, role: str, **members: Any
-    ) -> Any: ...
+    def add_run_output(self, run_id: str, artifact_id: str, revision: int, role: str) -> Any: ...
 
-    def seal_manifest(self, run_id: str, **members: Any) -> Any: ...
+    def seal_manifest(
+        self,
+        run_id: str,
+        *,
+        diagnostics: Sequence[Mapping[str, Any]] = (),
+        environment: Mapping[str, Any] | None = None,
+    ) -> Any: ...
 
     def get_manifest(self, run_id: str) -> Any: ...
 

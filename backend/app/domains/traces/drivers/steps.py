@@ -9,7 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSON
 
 from app.db.connection import DriverConnection
-from app.db.types import as_stored
+from app.db.dialect import among
+from app.db.types import BigInt, as_stored
 from app.domains.traces.tables import aos_trace_steps, aos_traces
 
 _ALL = tuple(aos_trace_steps.c)
@@ -25,37 +26,6 @@ _INSERT_BATCH = aos_trace_steps.insert().from_select(
     _NAMES, sa.select(*(_BATCH.c[name] for name in _NAMES)), include_defaults=False
 )
 _INSERT_ROW = aos_trace_steps.insert()
-_HEAD = (
-    "trace_id",
-    "attempt",
-    "genesis_hash",
-    "status",
-    "head_hash",
-    "step_count",
-    "input_tokens",
-    "output_tokens",
-    "cost_micro",
-)
-_OVERLAP = (
-    sa.select(
-        *(aos_traces.c[name] for name in _HEAD), aos_trace_steps.c.step_index, aos_trace_steps.c.content_hash
-    )
-    .select_from(
-        aos_traces.outerjoin(
-            aos_trace_steps,
-            sa.and_(
-                aos_trace_steps.c.tenant_id == aos_traces.c.tenant_id,
-                aos_trace_steps.c.trace_id == aos_traces.c.trace_id,
-                aos_trace_steps.c.step_index.between(sa.bindparam("first"), sa.bindparam("last")),
-            ),
-        )
-    )
-    .where(
-        aos_traces.c.tenant_id == sa.bindparam("tenant"),
-        aos_traces.c.run_id == sa.bindparam("run"),
-        aos_traces.c.attempt == sa.bindparam("number"),
-    )
-)
 
 
 def insert_steps(connection: DriverConnection, rows: Sequence[Mapping[str, Any]], *, tenant_id: str) -> None:
@@ -67,39 +37,84 @@ def insert_steps(connection: DriverConnection, rows: Sequence[Mapping[str, Any]]
         connection.execute(_INSERT_ROW, batch)
 
 
-def list_overlap(
+def list_met(
     connection: DriverConnection,
     *,
     tenant_id: str,
-    run_id: str,
-    attempt: int,
-    first_index: int,
-    last_index: int,
+    trace_id: str,
+    indices: tuple[int, int] | None,
+    external_ids: Sequence[str],
 ) -> Sequence[Mapping[str, Any]]:
-    """Return the head of an attempt's trace beside each of its steps in the index range.
-
-    One row with null step columns when no step meets them, none when the trace does not exist.
-    """
-    given = {
-        "tenant": tenant_id,
-        "run": run_id,
-        "number": attempt,
-        "first": first_index,
-        "last": last_index,
-    }
-    return connection.execute(_OVERLAP, given).mappings().all()
+    """Return index, content hash and external id of the steps in an index range or with one of the ids."""
+    met: list[sa.ColumnElement[bool]] = []
+    if indices is not None:
+        met.append(aos_trace_steps.c.step_index.between(*indices))
+    if external_ids:
+        met.append(among(connection, aos_trace_steps.c.external_id, external_ids))
+    statement = sa.select(
+        aos_trace_steps.c.step_index, aos_trace_steps.c.content_hash, aos_trace_steps.c.external_id
+    ).where(aos_trace_steps.c.tenant_id == tenant_id, aos_trace_steps.c.trace_id == trace_id, sa.or_(*met))
+    return connection.execute(statement).mappings().all()
 
 
-def list_external(
-    connection: DriverConnection, *, tenant_id: str, trace_id: str, external_ids: Sequence[str]
-) -> Sequence[Mapping[str, Any]]:
-    """Return step_index and external_id of a trace's steps that bear one of these external ids."""
-    statement = sa.select(aos_trace_steps.c.step_index, aos_trace_steps.c.external_id).where(
-        aos_trace_steps.c.tenant_id == tenant_id,
-        aos_trace_steps.c.trace_id == trace_id,
-        aos_trace_steps.c.external_id.in_(external_ids),
+def sum_usage(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Sequence[Mapping[str, Any]]:
+    """Return attempt, metric, total, and the total of steps that do not state their TOKENS_TOTAL."""
+    usage = aos_trace_steps.c.usage
+    if connection.dialect_name == "postgresql":
+        each = (
+            sa.func.json_each_text(sa.cast(usage, JSON))
+            .table_valued("key", "value")
+            .render_derived(name="used")
+        )
+        unstated = sa.func.json_extract_path_text(sa.cast(usage, JSON), "TOKENS_TOTAL").is_(None)
+    else:
+        each = sa.func.json_each(usage).table_valued("key", "value", name="used")
+        unstated = sa.func.json_extract(usage, "$.TOKENS_TOTAL").is_(None)
+    amount = sa.cast(each.c.value, BigInt)
+    statement = (
+        sa.select(
+            aos_traces.c.attempt,
+            each.c.key.label("metric"),
+            sa.cast(sa.func.sum(amount), BigInt).label("total"),
+            sa.cast(sa.func.sum(sa.case((unstated, amount), else_=0)), BigInt).label("unstated"),
+        )
+        .select_from(
+            aos_traces.join(
+                aos_trace_steps,
+                sa.and_(
+                    aos_traces.c.tenant_id == aos_trace_steps.c.tenant_id,
+                    aos_traces.c.trace_id == aos_trace_steps.c.trace_id,
+                ),
+            ).join(each, sa.true())
+        )
+        .where(aos_trace_steps.c.tenant_id == tenant_id, aos_traces.c.run_id == run_id, usage != "{}")
+        .group_by(aos_traces.c.attempt, each.c.key)
     )
     return connection.execute(statement).mappings().all()
+
+
+def list_run_external(
+    connection: DriverConnection, *, tenant_id: str, run_id: str, external_ids: Sequence[str]
+) -> Sequence[str]:
+    """Return which of these external ids the steps of a run bear, whatever the attempt."""
+    statement = (
+        sa.select(aos_trace_steps.c.external_id)
+        .select_from(
+            aos_trace_steps.join(
+                aos_traces,
+                sa.and_(
+                    aos_traces.c.tenant_id == aos_trace_steps.c.tenant_id,
+                    aos_traces.c.trace_id == aos_trace_steps.c.trace_id,
+                ),
+            )
+        )
+        .where(
+            aos_trace_steps.c.tenant_id == tenant_id,
+            aos_traces.c.run_id == run_id,
+            aos_trace_steps.c.external_id.in_(external_ids),
+        )
+    )
+    return connection.scalars(statement).all()
 
 
 def list_steps(

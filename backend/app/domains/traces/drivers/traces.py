@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
+from app.db.gather import Question, finding
 from app.db.types import as_stored
 from app.domains.traces.tables import aos_traces
 
@@ -95,3 +96,44 @@ def set_trace(
         .values({**values, "updated_at": now, "version": aos_traces.c.version + 1})
     )
     return connection.execute(statement).rowcount == 1
+
+
+def seal_trace(
+    connection: DriverConnection, *, tenant_id: str, run_id: str, attempt: int, outcome: str, now: datetime
+) -> Mapping[str, Any] | None:
+    """Seal an attempt's open trace at its head and return it as sealed; None when there is none open."""
+    statement = (
+        sa.update(aos_traces)
+        .where(
+            aos_traces.c.tenant_id == tenant_id,
+            aos_traces.c.run_id == run_id,
+            aos_traces.c.attempt == attempt,
+            aos_traces.c.status == "OPEN",
+        )
+        .values(
+            status="SEALED",
+            outcome=outcome,
+            root_hash=aos_traces.c.head_hash,
+            completed_at=now,
+            sealed_at=now,
+            updated_at=now,
+            version=aos_traces.c.version + 1,
+        )
+        .returning(*_ALL)
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def ask_traces(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Question:  # noqa: ARG001
+    """Ask for a run's traces: ref the trace, word its root, text its attempt, number its steps."""
+    return Question(
+        sa.select(
+            *finding(
+                "trace",
+                ref=aos_traces.c.trace_id,
+                word=aos_traces.c.root_hash,
+                text=aos_traces.c.attempt,
+                number=aos_traces.c.step_count,
+            )
+        ).where(aos_traces.c.tenant_id == tenant_id, aos_traces.c.run_id == run_id)
+    )

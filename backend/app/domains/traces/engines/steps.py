@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -47,12 +47,13 @@ _CLEAR = tuple(
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """The head of a trace, and the content hashes of the stored steps that a batch meets."""
+    """The head of a trace, and what a batch meets there: content hashes by index, indices by external id."""
 
     trace_id: str
     status: TraceStatus
     head: Head
     stored: Mapping[int, str]
+    external: Mapping[str, int]
 
 
 def check_batch(steps: Sequence[StepInput]) -> None:
@@ -66,8 +67,6 @@ def check_batch(steps: Sequence[StepInput]) -> None:
             if step.external_id in seen:
                 raise duplicate_external_id(position, step.external_id)
             seen.add(step.external_id)
-        if step.decision_id is not None:
-            raise decision_not_found(position)
 
 
 def prepare_step(step: StepInput, *, position: int, salt_hex: str, recorded_at: datetime) -> PreparedStep:
@@ -142,22 +141,28 @@ def content_hashes(steps: Sequence[PreparedStep], key: bytes) -> list[str]:
     return [keyed_digest(key, step.content) for step in steps]
 
 
-def get_overlap(
-    connection: DriverConnection, *, tenant_id: str, run_id: str, attempt: int, first: int, last: int
-) -> Overlap | None:
-    """Return where an attempt's chain stands and what a batch of these indices meets; None without trace."""
-    rows = driver.list_overlap(
-        connection, tenant_id=tenant_id, run_id=run_id, attempt=attempt, first_index=first, last_index=last
-    )
-    if not rows:
-        return None
-    top = rows[0]
-    totals = Totals(top["input_tokens"], top["output_tokens"], top["cost_micro"])
+def find_met(
+    connection: DriverConnection, steps: Sequence[PreparedStep], trace: Mapping[str, Any], *, tenant_id: str
+) -> Overlap:
+    """Return where a held trace stands and which of its steps a batch meets; asked only where it can any."""
+    first, last = steps[0].step_index, steps[-1].step_index
+    named = [str(step.row["external_id"]) for step in steps if step.row["external_id"] is not None]
+    met: Sequence[Mapping[str, Any]] = ()
+    if first < trace["step_count"] or named:
+        met = driver.list_met(
+            connection,
+            tenant_id=tenant_id,
+            trace_id=trace["trace_id"],
+            indices=(first, last) if first < trace["step_count"] else None,
+            external_ids=named,
+        )
+    totals = Totals(trace["input_tokens"], trace["output_tokens"], trace["cost_micro"])
     return Overlap(
-        trace_id=top["trace_id"],
-        status=TraceStatus(top["status"]),
-        head=Head(top["head_hash"], top["step_count"], totals),
-        stored={row["step_index"]: row["content_hash"] for row in rows if row["step_index"] is not None},
+        trace_id=trace["trace_id"],
+        status=TraceStatus(trace["status"]),
+        head=Head(trace["head_hash"], trace["step_count"], totals),
+        stored={row["step_index"]: row["content_hash"] for row in met},
+        external={row["external_id"]: row["step_index"] for row in met if row["external_id"] is not None},
     )
 
 
@@ -194,15 +199,12 @@ def decide_batch(
     return min(len(steps), count - first)
 
 
-def require_new_external_ids(
-    connection: DriverConnection, steps: Sequence[PreparedStep], *, tenant_id: str, trace_id: str
-) -> None:
-    """Refuse STEP_CONFLICT when another step of the trace bears one of the external ids."""
-    wanted = [str(step.row["external_id"]) for step in steps if step.row["external_id"] is not None]
-    if not wanted:
-        return
-    for row in driver.list_external(connection, tenant_id=tenant_id, trace_id=trace_id, external_ids=wanted):
-        raise step_conflict(row["step_index"], f"Step {row['step_index']} has the same external_id.")
+def check_external_ids(steps: Sequence[PreparedStep], overlap: Overlap) -> None:
+    """Refuse STEP_CONFLICT when another step of the trace bears one of these steps' external ids."""
+    for step in steps:
+        place = overlap.external.get(step.row["external_id"])
+        if place is not None:
+            raise step_conflict(place, f"Step {place} has the same external_id.")
 
 
 def link_steps(
@@ -236,9 +238,34 @@ def add_totals(totals: Totals, steps: Sequence[PreparedStep]) -> Totals:
     )
 
 
+def add_use(totals: Totals, used: Mapping[Metric, int]) -> Totals:
+    """Return the totals with use that was recorded beside the steps."""
+    return Totals(
+        input_tokens=_raised(totals.input_tokens, used, Metric.TOKENS_INPUT),
+        output_tokens=_raised(totals.output_tokens, used, Metric.TOKENS_OUTPUT),
+        cost_micro=min(totals.cost_micro + used.get(Metric.COST_USD, 0), MAX_BIGINT),
+    )
+
+
+def _raised(total: int | None, used: Mapping[Metric, int], metric: Metric) -> int | None:
+    return total if metric not in used else min((total or 0) + used[metric] // MICRO, MAX_BIGINT)
+
+
+def check_cited(steps: Sequence[PreparedStep], known: Collection[str]) -> None:
+    """Refuse REFERENCE_NOT_FOUND for a step that cites a decision which is not of its run."""
+    for position, step in enumerate(steps):
+        if step.row["decision_id"] is not None and step.row["decision_id"] not in known:
+            raise decision_not_found(position)
+
+
 def _added(total: int | None, steps: Sequence[PreparedStep], metric: Metric) -> int | None:
     used = [step.used[metric] // MICRO for step in steps if metric in step.used]
     return total if not used else min((total or 0) + sum(used), MAX_BIGINT)
+
+
+def usage_totals(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Sequence[Mapping[str, Any]]:
+    """Return by attempt and metric what a run's steps have used, and how much of it lacks a TOKENS_TOTAL."""
+    return driver.sum_usage(connection, tenant_id=tenant_id, run_id=run_id)
 
 
 def insert_steps(connection: DriverConnection, rows: Sequence[Mapping[str, Any]], *, tenant_id: str) -> None:

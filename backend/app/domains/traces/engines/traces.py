@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from app.db.connection import DriverConnection
+from app.db.gather import Question
 from app.domains.traces.drivers import traces as driver
 from app.domains.traces.engines import chain
 from app.domains.traces.errors import trace_not_found
@@ -137,26 +138,26 @@ def extend_trace(
 
 
 def seal_trace(
-    connection: DriverConnection, *, tenant_id: str, trace: Row, outcome: TraceOutcome, now: datetime
-) -> dict[str, Any]:
-    """Seal an open trace at its head and return the row as sealed; a seal is set once."""
-    values = {
-        "status": TraceStatus.SEALED.value,
-        "outcome": outcome.value,
-        "root_hash": trace["head_hash"],
-        "completed_at": now,
-        "sealed_at": now,
-    }
-    if not driver.set_trace(
-        connection,
-        tenant_id=tenant_id,
-        trace_id=trace["trace_id"],
-        expected_step_count=trace["step_count"],
-        values=values,
-        now=now,
-    ):
-        raise RuntimeError(f"trace {trace['trace_id']} moved under its run's lock")
-    return {**trace, **values, "updated_at": now, "version": trace["version"] + 1}
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    run_id: str,
+    attempt: int,
+    outcome: TraceOutcome,
+    now: datetime,
+) -> Row:
+    """Seal the open trace of a locked run's attempt at its head and return it as sealed."""
+    sealed = driver.seal_trace(
+        connection, tenant_id=tenant_id, run_id=run_id, attempt=attempt, outcome=outcome.value, now=now
+    )
+    if sealed is None:
+        raise LookupError(f"attempt {attempt} of run {run_id} has no open trace")
+    return sealed
+
+
+def ask_traces(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Question:
+    """Ask for a run's traces: ref the trace, word its root, text its attempt, number its steps."""
+    return driver.ask_traces(connection, tenant_id=tenant_id, run_id=run_id)
 
 
 def seal_body(trace: Row) -> dict[str, Any]:

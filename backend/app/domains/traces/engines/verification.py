@@ -18,6 +18,9 @@ Row = Mapping[str, Any]
 NO_TRACE = "No trace found for run"
 # What a value raises that no statement can be made of: a time that is none, bytes that are no text.
 _NO_STATEMENT = (AttributeError, TypeError, ValueError)
+_CLAIMING = frozenset(
+    {"run.started", "run.attempt", "trace.extended", "trace.sealed", "run.completed", "erasure"}
+)
 SEAL_MEMBERS = (
     "attempt",
     "status",
@@ -44,6 +47,8 @@ class TraceVerdict:
     code: str | None = None
     step_index: int | None = None
     values: Mapping[str, int] = field(default_factory=dict)
+    # What no fact of the run speaks for: it counts when all facts are there.
+    unclaimed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +170,17 @@ def _verify_one(trace: Row, steps: Sequence[Row], claims: _Claims, erased: froze
         code=failure.code if failure else None,
         step_index=failure.step_index if failure else None,
         values=dict(values),
+        unclaimed=_unclaimed(trace, claims),
     )
+
+
+def _unclaimed(trace: Row, claims: _Claims) -> str | None:
+    """Return what a row has that no leaf gave it: itself, or its seal."""
+    if not claims.genesis:
+        return "UNLOGGED_ROW"
+    sealing = ("outcome", "root_hash", "completed_at", "sealed_at")
+    is_sealed = trace["status"] != TraceStatus.OPEN or any(trace[name] is not None for name in sealing)
+    return "SEAL_MISMATCH" if is_sealed and not claims.seals else None
 
 
 def _first_failure(
@@ -317,6 +332,8 @@ def _read_leaves(leaves: Sequence[Mapping[str, Any]]) -> tuple[dict[str, _Claims
     claims: dict[str, _Claims] = {}
     erased: set[str] = set()
     for leaf in leaves:
+        if leaf["type"] not in _CLAIMING:
+            continue
         # A leaf edited beyond reading claims nothing here; that it lost its hash is found with the facts.
         with suppress(ValueError, KeyError, TypeError):
             _read_leaf(leaf["type"], loads(leaf["statement"])["body"], claims, erased)
