@@ -100,6 +100,7 @@ class RepositoryConnector:
         plane: Mapping[str, Any],
         action: str,
         payload: Mapping[str, Any],
+        config: Mapping[str, Any],  # noqa: ARG002
         caps: Caps,
         deadline: float,
     ) -> ConnectorResult:

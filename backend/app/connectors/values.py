@@ -31,12 +31,16 @@ class ConnectorRefusedError(Exception):
 
 
 class ConnectorFailedError(Exception):
-    """The source did not answer as it should; `detail` is for the log and holds no value."""
+    """The source did not answer as it should; `detail` is for the log and holds no value.
 
-    def __init__(self, code: FailureCode, detail: str) -> None:
+    `lasting` tells that another try cannot help: somebody has to change the plane or its source.
+    """
+
+    def __init__(self, code: FailureCode, detail: str, *, lasting: bool = False) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail
+        self.lasting = lasting
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +153,29 @@ class PlaneConnector(Protocol):
         plane: Mapping[str, Any],
         action: str,
         payload: Mapping[str, Any],
+        config: Mapping[str, Any],
         caps: Caps,
         deadline: float,
     ) -> ConnectorResult:
         """Return the documents within the caps; raise ConnectorRefusedError or ConnectorFailedError.
 
-        `plane` holds plane_id, generation, passage_count, token_total; `deadline` is of `time.monotonic()`.
+        `plane` holds plane_id, generation, passage_count, token_total, config_digest; `config` is its
+        configuration with every default; `deadline` is of `time.monotonic()`.
         """
+
+
+class ForeignConnector(PlaneConnector, Protocol):
+    """The door to a source outside: its documents stay there, so it is verified and sampled through it."""
+
+    def verify(
+        self, *, tenant_id: str, plane: Mapping[str, Any], config: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Check that the source can be read as configured and tell its shape; raise ConnectorFailedError."""
+
+    def sample(
+        self, *, tenant_id: str, plane: Mapping[str, Any], config: Mapping[str, Any], rows: int
+    ) -> Sequence[str]:
+        """Return the text of at most `rows` rows that the source serves; raise ConnectorFailedError."""
 
 
 def within_caps(

@@ -38,8 +38,12 @@ ONBOARDING: dict[str, dict[str, str]] = {
         "cancel_deregister_knowledge_plane": "ACTIVE",
     },
     "DEACTIVATED": {"archive_knowledge_plane": "ARCHIVED"},
-    "ARCHIVED": {},
+    "ARCHIVED": {"purge_knowledge_plane": "PURGED"},
+    "PURGED": {},
+    "FAILED": {},
 }
+FINAL = ("PURGED", "FAILED")
+UNFAILING = ("ACTIVE", *FINAL)
 ACTIONS = sorted({action for edges in ONBOARDING.values() for action in edges} | {"job_complete"})
 RULES = ("rule-1", "rule-2")
 
@@ -61,12 +65,13 @@ class PlaneHistory(RuleBasedStateMachine):
         self.plane_id = str(register_plane(self.tenant, config=config).plane_id)
         self.state, self.version, self.moves = "DRAFT", 1, 1
         self.bound: set[str] = set()
-        self.suspended = self.job_done = False
+        self.suspended = self.job_done = self.approved = False
 
     @rule(action=st.sampled_from(ACTIONS))
     def move(self, action: str) -> None:
         expected = self._expect(action)
-        result = transition(self.tenant, self.plane_id, action)
+        reason = {"reason": "the end"} if action == "purge_knowledge_plane" else {}
+        result = transition(self.tenant, self.plane_id, action, **reason)
         self.moves += 1
         assert result.error_code == expected
         if expected is None:
@@ -75,8 +80,10 @@ class PlaneHistory(RuleBasedStateMachine):
     @rule()
     def go_on(self) -> None:
         """Take the way a plane usually goes, so that histories get somewhere."""
-        if self.state in ("PENDING_VERIFY", "INGESTING"):
+        if self.state in ("PENDING_VERIFY", "INGESTING", "ARCHIVED"):
             self.job_succeeds()
+        if self.state == "ARCHIVED":
+            self.approve()
         if self.state == "PENDING_ACTIVATE":
             self.bind_rule(RULES[0])
         if self.state == "PENDING_DEACTIVATE":
@@ -97,6 +104,27 @@ class PlaneHistory(RuleBasedStateMachine):
         else:
             waiting = self.state == "PENDING_VERIFY"
             assert result.error_code == ("JOB_INCOMPLETE" if waiting else "INVALID_TRANSITION")
+
+    @rule(weary=st.integers(0, 7))
+    def give_up(self, weary: int) -> None:
+        """Fail the plane, now and then; from a final state begin with a new one."""
+        if self.state in FINAL:
+            self.register()
+        elif weary == 0:
+            result = transition(self.tenant, self.plane_id, "fail_knowledge_plane", reason="enough")
+            self.moves += 1
+            assert result.error_code == ("INVALID_ACTION" if self.state in UNFAILING else None)
+            if result.success:
+                self._enter("FAILED")
+
+    @rule()
+    def approve(self) -> None:
+        payload = {"plane_id": self.plane_id, "reason": "seen"}
+        result = self.tenant.dispatch("knowledge.planes.approve_purge", payload, actor_id="bob")
+        assert result.error_code == (None if self.state == "ARCHIVED" else "PLANE_NOT_ARCHIVED")
+        if result.success:
+            self.approved = True
+            self._changed(True)
 
     @rule()
     def job_succeeds(self) -> None:
@@ -164,6 +192,8 @@ class PlaneHistory(RuleBasedStateMachine):
             return "POLICY_GATE_BLOCKED"
         if target == "DEACTIVATED" and self.bound:
             return "POLICY_GATE_BLOCKED"
+        if target == "PURGED" and not (self.job_done and self.approved):
+            return "POLICY_GATE_PENDING"
         return None
 
     def _enter(self, state: str) -> None:

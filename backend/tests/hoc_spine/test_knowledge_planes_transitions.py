@@ -368,7 +368,7 @@ def test_a_failed_plane_frees_the_rules_it_was_bound_to(
     assert second_connection.execute(version, {"tenant": tenant.tenant_id}).scalar_one() == before + 1
 
 
-def test_an_archived_plane_waits_for_its_archive_and_nothing_is_purged(
+def test_a_purge_waits_for_archive_retention_and_consent(
     second_connection: sa.Connection, tenant: Tenant, refused: Refused, clock: SteerableClock
 ) -> None:
     clock.freeze()
@@ -397,11 +397,11 @@ def test_an_archived_plane_waits_for_its_archive_and_nothing_is_purged(
     tenant.call("knowledge.planes.approve_purge", approve)
     assert refused(plane_id, "purge_knowledge_plane", **purge)["required_action"] == "get_purge_approval"
     tenant.call("knowledge.planes.approve_purge", approve, actor_id="bob")
-    # The gate is open now; but nothing here can purge, so the state does not claim that it was done.
-    assert refused(plane_id, "purge_knowledge_plane", **purge)["error_code"] == "PURGE_NOT_AVAILABLE"
-    assert state_in_database(second_connection, tenant, plane_id) is State.ARCHIVED
     clock.advance(days=7)
     assert refused(plane_id, "purge_knowledge_plane", **purge)["required_action"] == "get_purge_approval"
+    tenant.call("knowledge.planes.approve_purge", approve, actor_id="bob")
+    assert transition(tenant, plane_id, "purge_knowledge_plane", **purge).unwrap().to_state == "PURGED"
+    assert state_in_database(second_connection, tenant, plane_id) is State.PURGED
 
 
 def test_next_actions_tell_every_legal_edge_with_its_gate(

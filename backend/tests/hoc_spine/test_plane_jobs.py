@@ -260,7 +260,7 @@ def test_a_deleted_shared_collection_fails_the_verification(spine: Spine, tenant
     assert tenant.call("knowledge.jobs.get", {"job_id": job_id}).error_code == "VERIFICATION_FAILED"
 
 
-def test_a_source_without_a_connector_here_fails_honestly(spine: Spine, tenant: Tenant) -> None:
+def test_a_source_without_its_credential_fails_honestly(spine: Spine, tenant: Tenant) -> None:
     config = {
         "driver": "postgresql",
         "credential_ref": "env://DSN",
@@ -411,6 +411,22 @@ def test_a_worker_that_dies_at_every_try_fails_the_plane_in_the_end(
     told = [event for event in events(served, plane_id) if event.event_type == "LIFECYCLE_JOB_FAILED"]
     assert [event.details["cause"] for event in told] == ["LEASE_LOST"]
     assert state_of(served, plane_id) == "FAILED"
+
+
+def test_a_worker_that_dies_before_the_completion_leaves_nothing_to_do_twice(
+    served: Tenant, clock: SteerableClock
+) -> None:
+    plane_id, job_id = start_ingest(served)
+    held = claim(served, job_id)
+    assert held is not None
+    while not worker_call(served, "knowledge.jobs.progress", held).unwrap().done:
+        pass
+    clock.advance(seconds=61)
+    assert work_jobs(served.spine, served) == 1
+    data = served.call("knowledge.jobs.get", {"job_id": job_id}).result["data"]
+    assert data["bytes_processed"] == sum(len(text.encode()) for text in FILES.values())
+    assert (data["records_ingested"], data["passages_created"]) == (3, 6)
+    assert state_of(served, plane_id) == "INDEXED"
 
 
 def test_without_auto_advance_the_job_succeeds_and_an_actor_takes_the_edge(served: Tenant) -> None:

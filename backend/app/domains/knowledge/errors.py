@@ -92,6 +92,11 @@ def conflict(code: str, detail: str, **extra: Any) -> HocError:
     return HocError(ErrorKind.CONFLICT, code, detail, extra=extra)
 
 
+def transition_conflict() -> HocError:
+    """Return the refusal of a write that another one overtook."""
+    return conflict("TRANSITION_CONFLICT", "The plane changed at the same moment.")
+
+
 def forbidden(code: str, detail: str) -> HocError:
     """Return a refusal of authority with its stable code."""
     return HocError(ErrorKind.FORBIDDEN, code, detail)

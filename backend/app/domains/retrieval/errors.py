@@ -67,6 +67,11 @@ def evidence_not_recorded() -> HocError:
     )
 
 
+def invalid_query(detail: str) -> HocError:
+    """The parameters do not go together."""
+    return HocError(ErrorKind.MALFORMED, "INVALID_QUERY", detail)
+
+
 def payload_too_large(size: int, limit: int) -> HocError:
     """The payload is no attempt at all: it is refused before it is judged."""
     return HocError(

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from app.kernel.inputs import AwareTime, Identifier, Input, ListInput, Output, OutputTime
+from app.kernel.inputs import AwareTime, Identifier, Input, ListInput, Output, OutputTime, Text
 
 Action = Literal["query", "retrieve", "search", "list"]
 Purpose = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_.-]{1,64}$")]
@@ -58,6 +58,15 @@ class ObservationStatus(StrEnum):
     PENDING = "PENDING"
     MATCHED = "MATCHED"
     BYPASS = "BYPASS"
+
+
+class BypassReason(StrEnum):
+    """Why no access speaks for a span."""
+
+    EVIDENCE_MISMATCH = "EVIDENCE_MISMATCH"
+    NO_MEDIATED_ACCESS = "NO_MEDIATED_ACCESS"
+    NO_RUN = "NO_RUN"
+    DOCUMENT_MISMATCH = "DOCUMENT_MISMATCH"
 
 
 class AccessInput(Input):
@@ -160,3 +169,78 @@ class EvidenceView(Output):
     requested_at: OutputTime
     completed_at: OutputTime
     duration_ms: int
+
+
+class ListObservations(ListInput):
+    run_id: Identifier | None = None
+    status: ObservationStatus | None = None
+
+
+class ObservationView(Output):
+    """A retrieval span that was seen from outside, and what became of it."""
+
+    trace_id: str
+    span_id: str
+    run_id: str | None
+    operation: str
+    data_source_id: str | None
+    document_ids: list[str]
+    started_at: OutputTime
+    ended_at: OutputTime
+    claimed_evidence_id: str | None
+    status: ObservationStatus
+    bypass_reason: str | None
+    evidence_id: str | None
+    signal_id: str | None
+
+
+class Reconcile(Input):
+    """Input of retrieval.reconcile: nothing, the tenant is the worker's."""
+
+
+class Reconciled(Output):
+    """How many spans were matched, how many bypass; `more` tells that further ones are due."""
+
+    matched: int
+    bypasses: int
+    more: bool
+
+
+class AffectedRuns(ListInput):
+    """Which runs were given this document: exactly one of artifact_id, doc_ref and digest."""
+
+    artifact_id: Identifier | None = None
+    revision: int | None = Field(None, ge=1, le=2_147_483_647)
+    doc_ref: Annotated[Text, StringConstraints(min_length=1, max_length=512)] | None = None
+    digest: Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")] | None = None
+    depth: int = Field(1, ge=1, le=5)
+
+
+class RunOutput(Output):
+    artifact_id: str
+    revision: int
+    digest: str | None
+
+
+class AffectedRun(Output):
+    """A run that was given the document; at a greater depth, what another such run made of it."""
+
+    run_id: str
+    status: str | None
+    access_count: int
+    first_at: OutputTime
+    last_at: OutputTime
+    depth: int
+    revisions: list[int]
+    evidence_ids: list[str]
+    incident_ids: list[str]
+    outputs: list[RunOutput]
+
+
+class BlastRadius(Output):
+    """The affected runs as of one moment; `complete` tells whether all of them are here."""
+
+    runs: list[AffectedRun]
+    next_cursor: str | None
+    complete: bool
+    as_of: OutputTime

@@ -9,7 +9,7 @@ from app.domains.activity.engines import runs
 from app.domains.activity.models import ListRuns, RunStatus
 from app.domains.knowledge.engines import approvals, bindings, gates, planes
 from app.domains.knowledge.engines.bindings import RuleFacts
-from app.domains.knowledge.engines.gates import DeactivationFacts, GateResult, PurgeFacts
+from app.domains.knowledge.engines.gates import Approval, DeactivationFacts, GateResult, PurgeFacts
 from app.domains.knowledge.engines.planes import PlaneRow
 from app.domains.knowledge.models import JobType, KnowledgePlaneLifecycleState
 from app.domains.policies.engines import rules
@@ -25,7 +25,7 @@ class Judged:
     """A gate's result, and the consent that it let pass with."""
 
     gate: GateResult
-    approval_id: str | None = None
+    consent: Approval | None = None
 
 
 def judge_gate(ctx: OperationContext, plane: PlaneRow, to_state: State, *, force: bool) -> Judged | None:
@@ -95,4 +95,4 @@ def _purge(ctx: OperationContext, plane: PlaneRow) -> Judged:
     actor_id, alone = ctx.actor.id, ctx.standing.allow_self_approval
     gate = gates.decide_purge(facts, now=ctx.now, actor_id=actor_id, allow_self_approval=alone)
     consent = gates.find_approval(consents, now=ctx.now, actor_id=actor_id, allow_self_approval=alone)
-    return Judged(gate, None if consent is None else consent.approval_id)
+    return Judged(gate, consent)

@@ -10,16 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from app.domains.knowledge.engines import ingest, plane_collections
+from app.db.connection import DriverConnection
+from app.domains.knowledge.engines import ingest
 from app.domains.knowledge.engines.config_shapes import RepositoryConfig
 from app.domains.knowledge.engines.ingest import IndexedDocument, Pin
-from app.domains.knowledge.engines.plane_config import read_config
 from app.domains.repository.engines import artifacts as repository
 from app.domains.repository.engines import changes
 from app.domains.repository.engines.artifacts import Head
 from app.domains.repository.engines.tokenizer import token_occurrences
 from app.hoc_spine.coordinators import plane_files
 from app.hoc_spine.coordinators.plane_files import FileBatch, TextFile
+from app.hoc_spine.coordinators.plane_sources import make_own_collection, read_collections
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.kernel.errors import ErrorKind, HocError
 
@@ -27,6 +28,7 @@ START: Final = "start"
 FILES: Final = "files"
 MARK: Final = "mark"
 PIN: Final = "pin"
+VANISH: Final = "vanish"
 DONE: Final = "done"
 
 PlaneRow = Mapping[str, Any]
@@ -82,6 +84,7 @@ class IngestStep:
     collections: tuple[str, ...] = ()
     files: tuple[TextFile, ...] = ()
     documents: tuple[IndexedDocument, ...] = field(default=())
+    gone: tuple[str, ...] = ()
     after: str | None = None
 
 
@@ -92,37 +95,64 @@ class StageFailedError(HocError):
         super().__init__(ErrorKind.CONFLICT, code, detail, extra={"retryable": retryable})
 
 
-def prepare(ctx: PrepareContext, plane: PlaneRow, stored: Mapping[str, Any]) -> IngestStep:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is ingested: the plane, how it is configured, and the configuration that waits for the end."""
+
+    plane: PlaneRow
+    config: RepositoryConfig
+    candidate: RepositoryConfig | None = None
+
+    @property
+    def generation(self) -> int:
+        """The generation that the ingest writes for."""
+        return int(self.plane["generation"]) + 1
+
+    def collections(self, connection: DriverConnection, tenant_id: str) -> tuple[str | None, tuple[str, ...]]:
+        """Return the collection that files go to, and all that are pinned, by id."""
+        owned, shared = read_collections(
+            connection, tenant_id=tenant_id, plane_id=self.plane["plane_id"], candidate=self.candidate
+        )
+        return owned, tuple(sorted({*shared, *(() if owned is None else (owned,))}))
+
+
+def prepare(ctx: PrepareContext, work: Work, stored: Mapping[str, Any]) -> IngestStep:
     """Read what the next step needs, without a transaction; raise StageFailedError when it cannot be had."""
     progress = Progress.read(stored)
-    config = read_config(plane["connector_type"], plane["config"])
-    if not isinstance(config, RepositoryConfig):
-        raise StageFailedError("INGESTION_FAILED", f"There is no {plane['connector_type']} connector here.")
     if progress.phase == START:
-        return IngestStep(replace(progress, phase=FILES if config.source.kind == "files" else MARK))
+        return IngestStep(replace(progress, phase=FILES if work.config.source.kind == "files" else MARK))
     if progress.phase == FILES:
-        return _prepare_files(ctx, config, progress)
+        return _prepare_files(ctx, work.config, progress)
     if progress.phase == MARK:
         return IngestStep(replace(progress, phase=PIN, reached=None))
-    return _prepare_pins(ctx, plane, progress)
+    if progress.phase == VANISH:
+        return _prepare_vanished(ctx, work, progress)
+    return _prepare_pins(ctx, work, progress)
 
 
-def apply(ctx: OperationContext, plane: PlaneRow, step: IngestStep, *, phase: str) -> Progress:
+def apply(ctx: OperationContext, work: Work, step: IngestStep, *, phase: str) -> Progress:
     """Write a prepared step and return the progress it reached; the lease was renewed before."""
-    generation = plane["generation"]
-    keys: dict[str, Any] = {"tenant_id": ctx.tenant_id, "plane_id": plane["plane_id"]}
+    keys: dict[str, Any] = {"tenant_id": ctx.tenant_id, "plane_id": work.plane["plane_id"]}
     if phase == START:
-        ingest.sweep_staged(ctx.connection, **keys, generation=generation)
+        hold_repository(ctx)
+        ingest.sweep_staged(ctx.connection, **keys, generation=work.generation - 1)
+        # What ended with the served generation may still be read; what ended before it is not.
+        ingest.sweep_ended(ctx.connection, **keys, generation=work.generation - 2)
+        if work.candidate is not None:
+            make_own_collection(ctx, work.plane["plane_id"], work.candidate)
         return step.progress
     if phase == FILES:
-        return _store_files(ctx, plane, step)
+        return _store_files(ctx, work, step)
     if phase == MARK:
-        return replace(step.progress, ingested_seq=_hold_repository(ctx))
-    if phase == PIN and step.documents:
+        return replace(step.progress, ingested_seq=hold_repository(ctx))
+    if step.documents or step.gone:
+        hold_repository(ctx)
+    if step.documents:
         _require_unchanged(ctx, step)
         ingest.write_batch(
-            ctx.connection, **keys, generation=generation + 1, documents=step.documents, now=ctx.now
+            ctx.connection, **keys, generation=work.generation, documents=step.documents, now=ctx.now
         )
+    ingest.retire(ctx.connection, **keys, generation=work.generation, artifact_ids=step.gone)
     return step.progress
 
 
@@ -140,11 +170,9 @@ def _prepare_files(ctx: PrepareContext, config: RepositoryConfig, progress: Prog
     return IngestStep(after.noting(batch.skipped), files=tuple(batch.files))
 
 
-def _store_files(ctx: OperationContext, plane: PlaneRow, step: IngestStep) -> Progress:
+def _store_files(ctx: OperationContext, work: Work, step: IngestStep) -> Progress:
     """Create or update the artifacts of the files; one that the repository refuses is passed over."""
-    owned, _shared = plane_collections.list_held(
-        ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane["plane_id"]
-    )
+    owned, _collections = work.collections(ctx.connection, ctx.tenant_id)
     if owned is None:
         raise StageFailedError("INGESTION_FAILED", "The plane owns no collection.")
     files, progress = list(step.files), step.progress
@@ -181,12 +209,9 @@ def _store(ctx: OperationContext, collection_id: str, files: Sequence[TextFile])
     return {}
 
 
-def _prepare_pins(ctx: PrepareContext, plane: PlaneRow, progress: Progress) -> IngestStep:
+def _prepare_pins(ctx: PrepareContext, work: Work, progress: Progress) -> IngestStep:
     with ctx.read_unit() as connection:
-        owned, shared = plane_collections.list_held(
-            connection, tenant_id=ctx.tenant_id, plane_id=plane["plane_id"]
-        )
-        collections = tuple(sorted({*shared, *(() if owned is None else (owned,))}))
+        _owned, collections = work.collections(connection, ctx.tenant_id)
         heads = repository.list_heads(
             connection,
             tenant_id=ctx.tenant_id,
@@ -194,28 +219,54 @@ def _prepare_pins(ctx: PrepareContext, plane: PlaneRow, progress: Progress) -> I
             after_artifact_id=progress.reached,
             limit=ingest.BATCH_DOCUMENTS,
         )
-        heads = heads[: ingest.first_batch(head.size for head in heads)]
+        held = ingest.list_held(
+            connection,
+            tenant_id=ctx.tenant_id,
+            plane_id=work.plane["plane_id"],
+            generation=work.generation,
+            artifact_ids=[head.artifact_id for head in heads],
+        )
+        sizes = (0 if held.get(head.artifact_id) == head.revision else head.size for head in heads)
+        heads = heads[: ingest.first_batch(sizes)]
+        new = [head for head in heads if held.get(head.artifact_id) != head.revision]
         contents = repository.read_contents(
-            connection, tenant_id=ctx.tenant_id, refs=[(head.artifact_id, head.revision) for head in heads]
+            connection, tenant_id=ctx.tenant_id, refs=[(head.artifact_id, head.revision) for head in new]
         )
     if not heads:
-        return IngestStep(_finished(progress))
-    return _index(progress, heads, contents, collections)
+        # A first generation has nothing before it that could have vanished.
+        if work.generation == 1:
+            return IngestStep(_finished(progress))
+        return IngestStep(replace(progress, phase=VANISH, reached=None))
+    same = [head for head in heads if held.get(head.artifact_id) == head.revision]
+    # What has become unreadable is served no more, not even as it was.
+    gone = tuple(
+        head.artifact_id for head in new if head.artifact_id in held and _text(head, contents) is None
+    )
+    counted = replace(
+        progress,
+        reached=heads[-1].artifact_id,
+        documents=progress.documents + len(same),
+        text_bytes=progress.text_bytes + sum(head.size for head in same),
+    )
+    step = _index(counted, new, contents)
+    return replace(step, collections=collections, after=progress.reached, gone=gone)
+
+
+def _text(head: Head, contents: Mapping[tuple[str, int], bytes]) -> str | None:
+    content = contents.get((head.artifact_id, head.revision))
+    return None if content is None else ingest.decode_text(content)
 
 
 def _index(
-    progress: Progress,
-    heads: Sequence[Head],
-    contents: Mapping[tuple[str, int], bytes],
-    collections: tuple[str, ...],
+    progress: Progress, heads: Sequence[Head], contents: Mapping[tuple[str, int], bytes]
 ) -> IngestStep:
     documents: list[IndexedDocument] = []
     skipped: list[tuple[str, str]] = []
     for head in heads:
-        content = contents.get((head.artifact_id, head.revision))
-        text = None if content is None else ingest.decode_text(content)
+        text = _text(head, contents)
         if text is None:
-            skipped.append((head.artifact_id, "NOT_UTF8" if content is not None else "GONE"))
+            known = (head.artifact_id, head.revision) in contents
+            skipped.append((head.artifact_id, "NOT_UTF8" if known else "GONE"))
             continue
         pin = Pin(
             artifact_id=head.artifact_id,
@@ -229,7 +280,6 @@ def _index(
         documents.append(ingest.index_document(pin, text, tokenizer=token_occurrences))
     reached = replace(
         progress,
-        reached=heads[-1].artifact_id,
         documents=progress.documents + len(documents),
         text_bytes=progress.text_bytes + sum(document.pin.size_bytes for document in documents),
         passages=progress.passages + sum(len(document.passages) for document in documents),
@@ -239,7 +289,32 @@ def _index(
         raise StageFailedError(
             "INGEST_LIMIT_EXCEEDED", "A plane serves at most 100 000 documents and 100 MB of text."
         )
-    return IngestStep(reached, collections=collections, documents=tuple(documents), after=progress.reached)
+    return IngestStep(reached, documents=tuple(documents))
+
+
+def _prepare_vanished(ctx: PrepareContext, work: Work, progress: Progress) -> IngestStep:
+    """Find, among one batch of what earlier generations serve, what the collections hold no more."""
+    with ctx.read_unit() as connection:
+        _owned, collections = work.collections(connection, ctx.tenant_id)
+        served = ingest.list_page(
+            connection,
+            tenant_id=ctx.tenant_id,
+            plane_id=work.plane["plane_id"],
+            generation=work.generation,
+            after=progress.reached,
+        )
+        if not served:
+            return IngestStep(_finished(progress))
+        last, after, live = served[-1], progress.reached, set[str]()
+        while heads := repository.list_heads(
+            connection, tenant_id=ctx.tenant_id, collection_ids=collections, after_artifact_id=after
+        ):
+            live.update(head.artifact_id for head in heads)
+            after = heads[-1].artifact_id
+            if after >= last:
+                break
+    gone = tuple(artifact_id for artifact_id in served if artifact_id not in live)
+    return IngestStep(replace(progress, reached=last, batches=progress.batches + 1), gone=gone)
 
 
 def _finished(progress: Progress) -> Progress:
@@ -248,7 +323,7 @@ def _finished(progress: Progress) -> Progress:
     return replace(progress, phase=DONE, reached=None)
 
 
-def _hold_repository(ctx: OperationContext) -> int:
+def hold_repository(ctx: OperationContext) -> int:
     """Take the tenant's repository lock until the end of the step and return the last change number."""
     origin = changes.Origin(change_set_id="", actor_id=ctx.actor.id)
     held = changes.open_change_set(ctx.connection, tenant_id=ctx.tenant_id, now=ctx.now, origin=origin)
@@ -261,7 +336,6 @@ def _require_unchanged(ctx: OperationContext, step: IngestStep) -> None:
     Under the repository lock, so that a redaction finds either the passages that this step writes, or makes
     the step see that the text is gone.
     """
-    _hold_repository(ctx)
     heads = repository.list_heads(
         ctx.connection,
         tenant_id=ctx.tenant_id,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from prometheus_client import Counter
+
 from app.db.connection import DriverConnection
-from app.domains.knowledge.engines import ingest, jobs, plane_collections, planes
-from app.domains.knowledge.engines.config_shapes import RepositoryConfig
+from app.domains.knowledge.engines import classification, ingest, jobs, planes
+from app.domains.knowledge.engines.config_shapes import PlaneConfig, RepositoryConfig
 from app.domains.knowledge.engines.events import EventDraft
-from app.domains.knowledge.engines.jobs import Lease, Row
-from app.domains.knowledge.engines.plane_config import read_config, read_operational
+from app.domains.knowledge.engines.jobs import FailureDecision, Lease, Row
+from app.domains.knowledge.engines.plane_config import read_config
 from app.domains.knowledge.models import (
     GateDecision,
     JobType,
@@ -21,28 +23,30 @@ from app.domains.knowledge.models import (
     LifecycleAction,
     LifecycleEventType,
 )
-from app.domains.repository.engines import collections
-from app.hoc_spine.coordinators import plane_files, plane_ingest, plane_lifecycle
-from app.hoc_spine.coordinators.plane_ingest import DONE, IngestStep, Progress, StageFailedError
-from app.hoc_spine.coordinators.plane_lifecycle import PlaneMove, PlaneRow
+from app.hoc_spine.coordinators import (
+    plane_archive,
+    plane_checks,
+    plane_ingest,
+    plane_lifecycle,
+    plane_outcomes,
+)
+from app.hoc_spine.coordinators.plane_ingest import DONE, START, IngestStep, Progress, Work
+from app.hoc_spine.coordinators.plane_lifecycle import PlaneRow
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.kernel.clock import format_time
 from app.kernel.errors import HocError
 
+ENDED = Counter("hoc_plane_jobs", "Ends of plane jobs and of their tries", ["type", "status"])
 State = KnowledgePlaneLifecycleState
 STALE = plane_ingest.STALE
 # Why another try may succeed: somebody held a lock, the disk was full, or the program failed unexpectedly.
 PASSING = frozenset({"BUSY", STALE})
+_INGESTING = ("INGESTION_FAILED", "INDEXING_FAILED", "NOTHING_TO_INGEST", "INGEST_LIMIT_EXCEEDED")
 # The codes that a job may end with; whatever else stopped it is the cause of the first one.
 _STAGE_CODES: Mapping[JobType, tuple[str, ...]] = {
     JobType.VERIFY_CONNECTIVITY: ("VERIFICATION_FAILED",),
-    JobType.INGEST_DATA: (
-        "INGESTION_FAILED",
-        "INDEXING_FAILED",
-        "NOTHING_TO_INGEST",
-        "INGEST_LIMIT_EXCEEDED",
-    ),
-    JobType.REFRESH_DATA: ("INGESTION_FAILED",),
+    JobType.INGEST_DATA: _INGESTING,
+    JobType.REFRESH_DATA: (*_INGESTING, "VERIFICATION_FAILED"),
     JobType.ARCHIVE_DATA: ("ARCHIVE_FAILED",),
     JobType.DELETE_ARCHIVE: ("ARCHIVE_FAILED",),
 }
@@ -51,11 +55,16 @@ _random = secrets.SystemRandom()
 
 @dataclass(frozen=True, slots=True)
 class PreparedStep:
-    """A job under its lease, its plane, and the next step of its work."""
+    """A job under its lease, its plane, and the next step of its work.
+
+    `ingest` is a step of many; without it the work was one step, and `found` is what it brought.
+    """
 
     job: Row
     plane: PlaneRow
+    work: Work | None = None
     ingest: IngestStep | None = None
+    found: Mapping[str, Any] = field(default_factory=dict)
 
 
 def list_due(connection: DriverConnection, *, now: datetime, limit: int) -> list[tuple[str, str]]:
@@ -68,27 +77,49 @@ def prepare_step(ctx: PrepareContext, lease: Lease) -> PreparedStep:
     with ctx.read_unit() as connection:
         job = jobs.require_running(connection, tenant_id=ctx.tenant_id, lease=lease)
         plane = planes.require_plane(connection, tenant_id=ctx.tenant_id, plane_id=job["plane_id"])
-    job_type = JobType(job["job_type"])
-    if job_type is JobType.VERIFY_CONNECTIVITY:
-        _check_source(ctx, plane)
+    job_type, progress = JobType(job["job_type"]), jobs.read_progress(job)
+    if progress.get("phase") == DONE:
+        # A worker died between the last step and the completion: what it found is there.
+        return PreparedStep(job, plane, found={name: progress[name] for name in progress if name != "phase"})
+    if job_type is JobType.ARCHIVE_DATA:
+        return PreparedStep(job, plane, found=_archived(ctx, plane, job))
+    if job_type is JobType.DELETE_ARCHIVE:
+        plane_archive.delete_archive(ctx, plane)
         return PreparedStep(job, plane)
-    if job_type is JobType.INGEST_DATA:
-        return PreparedStep(job, plane, plane_ingest.prepare(ctx, plane, jobs.read_progress(job)))
-    raise StageFailedError("JOB_TYPE_NOT_SUPPORTED", f"This server does not run {job_type.value} jobs.")
+    candidate = read_candidate(plane, job)
+    config = candidate or read_config(plane["connector_type"], plane["config"])
+    begins = progress.get("phase", START) == START
+    found: dict[str, Any] = {}
+    if job_type is JobType.VERIFY_CONNECTIVITY or (job_type is JobType.REFRESH_DATA and begins):
+        found = plane_checks.check_source(ctx, plane, config, candidate=candidate is not None)
+    if job_type is JobType.VERIFY_CONNECTIVITY:
+        return PreparedStep(job, plane, found=found)
+    if isinstance(config, RepositoryConfig):
+        work = Work(plane, config, candidate if isinstance(candidate, RepositoryConfig) else None)
+        return PreparedStep(job, plane, work, plane_ingest.prepare(ctx, work, progress))
+    scanned = plane_checks.scan_source(ctx, plane, config)
+    return PreparedStep(job, plane, found={"scan": classification.totals_as_json(scanned)})
+
+
+def read_candidate(plane: PlaneRow, job: Row) -> PlaneConfig | None:
+    """Return the configuration that waits for the success of a refresh, None without one."""
+    text = jobs.read_candidate(job)
+    return None if text is None else read_config(plane["connector_type"], text)
 
 
 def run_step(ctx: OperationContext, lease: Lease) -> bool:
     """Write the prepared step and tell whether the work is done; refuse JOB_NOT_ACTIVE."""
     step: PreparedStep = ctx.prepared
-    if step.ingest is None:
+    if step.ingest is None or step.work is None:
+        reached = {"phase": DONE, **step.found}
         jobs.save_progress(
-            ctx.connection, tenant_id=ctx.tenant_id, lease=lease, progress={"phase": DONE}, now=ctx.now
+            ctx.connection, tenant_id=ctx.tenant_id, lease=lease, progress=reached, now=ctx.now
         )
         return True
     phase = Progress.read(jobs.read_progress(step.job)).phase
     planned = step.ingest.progress.stored()
     jobs.save_progress(ctx.connection, tenant_id=ctx.tenant_id, lease=lease, progress=planned, now=ctx.now)
-    reached = plane_ingest.apply(ctx, step.plane, step.ingest, phase=phase).stored()
+    reached = plane_ingest.apply(ctx, step.work, step.ingest, phase=phase).stored()
     if reached != planned:
         jobs.save_progress(
             ctx.connection, tenant_id=ctx.tenant_id, lease=lease, progress=reached, now=ctx.now
@@ -97,7 +128,7 @@ def run_step(ctx: OperationContext, lease: Lease) -> bool:
 
 
 def complete(ctx: OperationContext, lease: Lease) -> Row:
-    """End a job whose work is done: its result, its event and, unless the plane waits for an actor, its edge.
+    """End a job whose work is done: its result, its events, and its edge unless that waits for an actor.
 
     Everything in one transaction, once: refuse JOB_NOT_ACTIVE when the lease is not held, the work is not
     done or the plane has moved on.
@@ -105,32 +136,16 @@ def complete(ctx: OperationContext, lease: Lease) -> Row:
     job, plane = _require_own(ctx, lease)
     if jobs.read_progress(job).get("phase") != DONE:
         raise jobs.job_not_active()
-    data, values = _outcome(ctx, job, plane)
+    outcome = plane_outcomes.find_outcome(ctx, job, plane, candidate=read_candidate(plane, job))
+    plane_outcomes.apply_outcome(ctx, job, plane, outcome)
     result = {
-        "status": "success",
-        "message": f"{job['job_type']} succeeded",
-        "data": data,
+        "status": outcome.status,
+        "message": outcome.message,
+        "data": outcome.data,
         "error_code": None,
-        "duration_ms": _duration_ms(ctx, job),
+        "duration_ms": plane_outcomes.duration_ms(ctx, job),
     }
-    told = EventDraft(
-        event_type=LifecycleEventType.LIFECYCLE_JOB_COMPLETED,
-        from_state=planes.state_of(plane),
-        to_state=None,
-        job_id=job["job_id"],
-        details={
-            "job_type": job["job_type"],
-            **{name: value for name, value in data.items() if name != "diagnostics"},
-        },
-    )
-    if read_operational(plane["connector_type"], plane["config"]).auto_advance:
-        _move(ctx, plane, job, State(job["target_state"]), LifecycleAction.JOB_COMPLETE, told, values=values)
-    else:
-        plane_lifecycle.note_events(ctx, plane["plane_id"], (told,))
-        if values:
-            ingest.set_statistics(
-                ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane["plane_id"], values=values
-            )
+    ctx.after_commit(ENDED.labels(job["job_type"], "SUCCEEDED").inc)
     return jobs.succeed(ctx.connection, tenant_id=ctx.tenant_id, lease=lease, result=result, now=ctx.now)
 
 
@@ -146,24 +161,8 @@ def fail(ctx: OperationContext, lease: Lease, *, error_code: str, message: str, 
         spread=_random.uniform(-1, 1),
         now=ctx.now,
     )
-    due = decision.next_attempt_at
-    told = EventDraft(
-        event_type=LifecycleEventType.LIFECYCLE_JOB_FAILED,
-        from_state=planes.state_of(plane),
-        to_state=None,
-        decision=GateDecision.BLOCKED,
-        error_code=error_code,
-        job_id=job["job_id"],
-        details={
-            "job_type": job["job_type"],
-            "cause": cause,
-            "attempt": job["attempt"],
-            "retryable": retryable,
-            "will_retry": decision.will_retry,
-            "next_attempt_at": None if due is None else format_time(due),
-        },
-        reason=message,
-    )
+    details = {"cause": cause, "retryable": retryable}
+    told = _failed_event(job, plane, decision, details, code=error_code, message=message)
     if decision.plane_to is None:
         (event,) = plane_lifecycle.note_events(ctx, plane["plane_id"], (told,))
         ctx.outbox(
@@ -171,23 +170,54 @@ def fail(ctx: OperationContext, lease: Lease, *, error_code: str, message: str, 
         )
     else:
         action = LifecycleAction.FAIL if decision.plane_to is State.FAILED else LifecycleAction.RETRY
+        moved = plane_outcomes.move(ctx, plane, job, decision.plane_to, action, told, reason=message)
+        ctx.outbox("PlaneJobFailed", {**moved, "event_type": told.event_type.value, "error_code": error_code})
+    if not decision.will_retry:
         ingest.sweep_staged(
             ctx.connection,
             tenant_id=ctx.tenant_id,
             plane_id=plane["plane_id"],
             generation=plane["generation"],
         )
-        moved = _move(ctx, plane, job, decision.plane_to, action, told, reason=message)
-        ctx.outbox("PlaneJobFailed", {**moved, "event_type": told.event_type.value, "error_code": error_code})
     ends: dict[str, Any] = {
         "tenant_id": ctx.tenant_id,
         "lease": lease,
         "error_code": error_code,
         "message": message,
     }
+    due = decision.next_attempt_at
+    ctx.after_commit(ENDED.labels(job["job_type"], "FAILED" if due is None else "RETRIED").inc)
     if due is not None:
         return jobs.requeue(ctx.connection, **ends, next_attempt_at=due)
     return jobs.fail(ctx.connection, **ends, retryable=retryable, now=ctx.now)
+
+
+def _failed_event(
+    job: Row,
+    plane: PlaneRow,
+    decision: FailureDecision,
+    details: Mapping[str, Any],
+    *,
+    code: str,
+    message: str,
+) -> EventDraft:
+    due = decision.next_attempt_at
+    return EventDraft(
+        event_type=LifecycleEventType.LIFECYCLE_JOB_FAILED,
+        from_state=planes.state_of(plane),
+        to_state=None,
+        decision=GateDecision.BLOCKED,
+        error_code=code,
+        job_id=job["job_id"],
+        details={
+            **details,
+            "job_type": job["job_type"],
+            "attempt": job["attempt"],
+            "will_retry": decision.will_retry,
+            "next_attempt_at": None if due is None else format_time(due),
+        },
+        reason=message,
+    )
 
 
 def failure_of(error: HocError) -> tuple[str, str, bool]:
@@ -216,105 +246,11 @@ def _require_own(ctx: OperationContext, lease: Lease) -> tuple[Row, PlaneRow]:
     return job, plane
 
 
-def _move(
-    ctx: OperationContext,
-    plane: PlaneRow,
-    job: Row,
-    to_state: State,
-    action: LifecycleAction,
-    told: EventDraft,
-    *,
-    values: Mapping[str, Any] | None = None,
-    reason: str | None = None,
-) -> dict[str, Any]:
-    move = PlaneMove(
-        to_state=to_state,
-        action=action,
-        reason=reason,
-        job_id=job["job_id"],
-        values=values or {},
-        before=(told,),
-        ends_job=False,
-    )
-    written = plane_lifecycle.apply_transition(ctx, plane, move)
-    if written is None:
-        raise jobs.job_not_active()
-    return plane_lifecycle.outbox_body(written.plane, written.event)
-
-
-def _outcome(ctx: OperationContext, job: Row, plane: PlaneRow) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the data of a finished job, and the columns of the plane that its end sets."""
-    if job["job_type"] == JobType.VERIFY_CONNECTIVITY:
-        return _verified(ctx, job, plane), {}
-    progress = Progress.read(jobs.read_progress(job))
-    statistics = ingest.settle_generation(
-        ctx.connection,
-        tenant_id=ctx.tenant_id,
-        plane_id=plane["plane_id"],
-        generation=plane["generation"] + 1,
-    )
-    data = {
-        "records_ingested": statistics.document_count,
-        "bytes_processed": progress.text_bytes,
-        "batch_count": progress.batches,
-        "passages_created": statistics.passage_count,
-        "pins_digest": statistics.pins_digest,
-        "generation": statistics.generation,
-        "skipped": progress.skipped,
-        "diagnostics": [list(item) for item in progress.diagnostics],
-    }
-    values = {
-        "generation": statistics.generation,
-        "document_count": statistics.document_count,
-        "passage_count": statistics.passage_count,
-        "token_total": statistics.token_total,
-        "ingested_seq": progress.ingested_seq,
-    }
-    return data, values
-
-
-def _verified(ctx: OperationContext, job: Row, plane: PlaneRow) -> dict[str, Any]:
-    owned, shared = plane_collections.list_held(
-        ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane["plane_id"]
-    )
+def _archived(ctx: PrepareContext, plane: PlaneRow, job: Row) -> dict[str, Any]:
+    made = plane_archive.write_archive(ctx, plane, job_id=job["job_id"], attempt=job["attempt"])
     return {
-        "verified_at": format_time(ctx.now),
-        "source_type": plane["connector_type"],
-        "schema_info": {"owned_collection": owned, "shared_collections": list(shared)},
-        "connection_latency_ms": _duration_ms(ctx, job),
+        "archive_key": made.key,
+        "archive_digest": made.digest,
+        "archive_size_bytes": made.size_bytes,
+        "manifest_hash": made.manifest_hash,
     }
-
-
-def _check_source(ctx: PrepareContext, plane: PlaneRow) -> None:
-    """Check the collections and, for a plane over files, its ingest root."""
-    config = read_config(plane["connector_type"], plane["config"])
-    if not isinstance(config, RepositoryConfig):
-        raise StageFailedError(
-            "VERIFICATION_FAILED", f"There is no {plane['connector_type']} connector here."
-        )
-    _check_collections(ctx, plane)
-    if config.source.kind != "files":
-        return
-    root = ctx.services.settings.ingest_roots.get(config.source.root or "")
-    if not plane_files.is_readable(root, config.source.folder):
-        raise StageFailedError("VERIFICATION_FAILED", "The ingest root or its folder cannot be read.")
-
-
-def _check_collections(ctx: PrepareContext, plane: PlaneRow) -> None:
-    """Check that the plane owns a collection and that every collection it reads is live."""
-    with ctx.read_unit() as connection:
-        owned, shared = plane_collections.list_held(
-            connection, tenant_id=ctx.tenant_id, plane_id=plane["plane_id"]
-        )
-        known = collections.look_up(
-            connection, tenant_id=ctx.tenant_id, collection_ids=[*shared, *([owned] if owned else [])]
-        )
-    if owned is None:
-        raise StageFailedError("VERIFICATION_FAILED", "The plane owns no collection.")
-    for collection_id in (owned, *shared):
-        if collection_id not in known.live:
-            raise StageFailedError("VERIFICATION_FAILED", f"The collection {collection_id} is not live.")
-
-
-def _duration_ms(ctx: OperationContext, job: Row) -> int:
-    return max(0, int((ctx.now - (job["started_at"] or ctx.now)).total_seconds() * 1000))

@@ -9,7 +9,7 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from app.domains.knowledge.engines import events, jobs, lifecycle, plane_collections, planes
+from app.domains.knowledge.engines import events, ingest, jobs, lifecycle, plane_collections, planes
 from app.domains.knowledge.engines.events import EventDraft
 from app.domains.knowledge.engines.plane_config import read_operational
 from app.domains.knowledge.models import (
@@ -35,6 +35,7 @@ ENTRY_JOBS: Mapping[State, tuple[JobType, State | None]] = {
     State.PENDING_VERIFY: (JobType.VERIFY_CONNECTIVITY, State.VERIFIED),
     State.INGESTING: (JobType.INGEST_DATA, State.INDEXED),
     State.ARCHIVED: (JobType.ARCHIVE_DATA, None),
+    State.PURGED: (JobType.DELETE_ARCHIVE, None),
 }
 # States in which policies may be bound: giving such a plane up changes what new snapshots hold.
 _BOUND_STATES = frozenset({State.PENDING_ACTIVATE, State.PENDING_DEACTIVATE})
@@ -170,10 +171,10 @@ def apply_transition(ctx: OperationContext, plane: PlaneRow, move: PlaneMove) ->
     if written is None:
         return None
     if move.ends_job and from_state not in _IDLE_STATES:
-        jobs.cancel_open(ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane["plane_id"], now=ctx.now)
+        _cancel_job(ctx, plane)
     if job_id is not None:
         _queue_entry_job(ctx, plane, move.to_state, job_id)
-    if move.to_state is State.FAILED:
+    if move.to_state.is_terminal:
         _give_up(ctx, plane, from_state)
     _count(ctx, move.action, GateDecision.ALLOWED)
     return WrittenPlane(written.plane, written.event, job_id)
@@ -307,6 +308,25 @@ def _queue_entry_job(ctx: OperationContext, plane: PlaneRow, state: State, job_i
         job_id=job_id,
     )
     wake_workers(ctx)
+
+
+def cancel_refresh(ctx: OperationContext, plane: PlaneRow, job: Mapping[str, Any]) -> None:
+    """Take back what a cancelled refresh has written for the generation after the served one."""
+    if job["job_type"] == JobType.REFRESH_DATA:
+        ingest.sweep_staged(
+            ctx.connection,
+            tenant_id=ctx.tenant_id,
+            plane_id=plane["plane_id"],
+            generation=plane["generation"],
+        )
+
+
+def _cancel_job(ctx: OperationContext, plane: PlaneRow) -> None:
+    cancelled = jobs.cancel_open(
+        ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane["plane_id"], now=ctx.now
+    )
+    if cancelled is not None:
+        cancel_refresh(ctx, plane, cancelled)
 
 
 def _give_up(ctx: OperationContext, plane: PlaneRow, from_state: State) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.db.connection import DriverConnection
 from app.domains.knowledge.engines import plane_collections
 from app.domains.knowledge.engines.config_shapes import PlaneConfig, RepositoryConfig
 from app.domains.knowledge.engines.plane_config import wanted_collections
@@ -28,6 +29,25 @@ def require_collections(ctx: OperationContext, config: PlaneConfig) -> None:
     for pointer, name in named:
         if name not in known.live - unborn:
             raise reference_not_found(pointer)
+
+
+def read_collections(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, candidate: PlaneConfig | None
+) -> tuple[str | None, tuple[str, ...]]:
+    """Return the collection that a plane owns and those it shares; of a candidate, what it asks for."""
+    if candidate is None:
+        return plane_collections.list_held(connection, tenant_id=tenant_id, plane_id=plane_id)
+    owned, shared = wanted_collections(candidate)
+    return owned or plane_collections.own_collection_id(plane_id), shared
+
+
+def make_own_collection(ctx: OperationContext, plane_id: str, candidate: PlaneConfig) -> None:
+    """Make the plane's own collection when a candidate names none; it is bound when the candidate applies."""
+    owned, _shared = wanted_collections(candidate)
+    held, _ = plane_collections.list_held(ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane_id)
+    own = plane_collections.own_collection_id(plane_id)
+    if isinstance(candidate, RepositoryConfig) and owned is None and held != own:
+        _ensure_own(ctx, own)
 
 
 def hold_collections(ctx: OperationContext, plane_id: str, config: PlaneConfig) -> dict[str, Any]:

@@ -155,7 +155,7 @@ def _judge_rules(
     revoked = services.caches["revoked_rules"].get(
         connection, tenant_id=request.tenant_id, live_epoch=attempt.live_epoch
     )
-    template = payload.payload.get("template_id")
+    template = payload.payload.get("template_id", payload.payload.get("endpoint_id"))
     decision = decide_access(
         snapshot,
         plane_id=payload.plane_id,
@@ -208,6 +208,7 @@ def execute(
             plane=plane,
             action=payload.action,
             payload=payload.payload,
+            config=attempt.plane_config,
             caps=Caps(
                 max_documents=attempt.max_documents or 0,
                 max_tokens=attempt.max_tokens,

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import Field
 
-from app.domains.knowledge.engines import jobs
+from app.domains.knowledge.engines import jobs, planes
 from app.domains.knowledge.engines.jobs import Lease, Row
 from app.domains.knowledge.models import JobStatus, JobType
-from app.hoc_spine.coordinators import plane_jobs
+from app.hoc_spine.coordinators import plane_jobs, plane_lifecycle
 from app.hoc_spine.coordinators.plane_jobs import PreparedStep
 from app.hoc_spine.coordinators.plane_wake import wake_workers
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
@@ -117,7 +117,10 @@ def get_job(ctx: OperationContext, payload: JobById) -> JobView:
 def retry_job(ctx: OperationContext, payload: JobById) -> JobView:
     """Queue a failed archive, refresh or archive deletion again; refuse JOB_NOT_RETRYABLE."""
     job = jobs.require_job(ctx.connection, tenant_id=ctx.tenant_id, job_id=payload.job_id)
-    queued = jobs.retry_failed(ctx.connection, tenant_id=ctx.tenant_id, job=job, now=ctx.now)
+    plane = planes.require_plane(ctx.connection, tenant_id=ctx.tenant_id, plane_id=job["plane_id"], lock=True)
+    queued = jobs.retry_failed(
+        ctx.connection, tenant_id=ctx.tenant_id, job=job, state=planes.state_of(plane), now=ctx.now
+    )
     _audit(ctx, "PlaneJobRetried", job, queued)
     wake_workers(ctx)
     return _view(queued)
@@ -127,11 +130,13 @@ def cancel_job(ctx: OperationContext, payload: JobById) -> JobView:
     """Cancel an open refresh; refuse JOB_NOT_CANCELLABLE."""
     job = jobs.require_job(ctx.connection, tenant_id=ctx.tenant_id, job_id=payload.job_id)
     jobs.check_cancellable(job)
+    plane = planes.require_plane(ctx.connection, tenant_id=ctx.tenant_id, plane_id=job["plane_id"], lock=True)
     cancelled = jobs.cancel_open(
         ctx.connection, tenant_id=ctx.tenant_id, plane_id=job["plane_id"], now=ctx.now
     )
     if cancelled is None or cancelled["job_id"] != job["job_id"]:
         raise jobs.job_not_cancellable()
+    plane_lifecycle.cancel_refresh(ctx, plane, cancelled)
     _audit(ctx, "PlaneJobCancelled", job, cancelled)
     return _view(cancelled)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.domains.knowledge.engines import bindings, classification, jobs, lifecycle, planes, transitions
+from app.domains.knowledge.engines import bindings, jobs, lifecycle, planes, transitions
 from app.domains.knowledge.engines.gates import SHOWN_IDS, GateResult
-from app.domains.knowledge.engines.plane_config import read_operational
 from app.domains.knowledge.engines.planes import PlaneRow
 from app.domains.knowledge.engines.transitions import Intent, Move
-from app.domains.knowledge.errors import conflict, plane_not_found
+from app.domains.knowledge.errors import conflict, plane_not_found, transition_conflict
 from app.domains.knowledge.models import (
     GateDecision,
     GateView,
@@ -24,6 +23,7 @@ from app.domains.knowledge.models import (
 )
 from app.domains.tenants.models import TenantStatus
 from app.hoc_spine.authority import tenant_inactive
+from app.hoc_spine.coordinators.plane_classes import classify
 from app.hoc_spine.coordinators.plane_gates import Judged, judge_gate, running_readers
 from app.hoc_spine.coordinators.plane_lifecycle import (
     PlaneMove,
@@ -31,6 +31,7 @@ from app.hoc_spine.coordinators.plane_lifecycle import (
     apply_transition,
     record_refusal,
 )
+from app.hoc_spine.coordinators.plane_purge import purge
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation, Refusal
 from app.kernel.context import has_scope
@@ -72,11 +73,17 @@ def transition_plane(ctx: OperationContext, request: TransitionPlane) -> Transit
 def _take(
     ctx: OperationContext, plane: PlaneRow, intent: Intent, move: Move, judged: Judged | None
 ) -> TransitionView | Refusal:
-    if move.to_state is State.PURGED:
-        # What purging does to content, archive and certificate is not built: the state must not claim it.
-        missing = conflict("PURGE_NOT_AVAILABLE", "This server cannot purge a plane yet.")
-        return _refuse(ctx, plane, missing, intent, move)
-    values = _classify(ctx, plane) if move.action is LifecycleAction.CLASSIFY else {}
+    details = _details(ctx, plane, intent, move)
+    values: dict[str, Any] | HocError = {}
+    if move.action is LifecycleAction.CLASSIFY:
+        values = classify(ctx, plane)
+    elif move.to_state is State.PURGED:
+        purged = purge(ctx, plane, None if judged is None else judged.consent, reason=intent.reason)
+        if isinstance(purged, HocError):
+            values = purged
+        else:
+            values, certificate = purged
+            details["certificate"] = certificate
     if isinstance(values, HocError):
         return _refuse(ctx, plane, values, intent, move)
     written = apply_transition(
@@ -87,34 +94,14 @@ def _take(
             action=move.action,
             reason=intent.reason,
             gate=None if judged is None else judged.gate.as_json(),
-            approval_id=None if judged is None else judged.approval_id,
-            details=_details(ctx, plane, intent, move),
+            approval_id=None if judged is None or judged.consent is None else judged.consent.approval_id,
+            details=details,
             values=values,
         ),
     )
     if written is None:
-        lost = conflict("TRANSITION_CONFLICT", "The plane changed at the same moment.")
-        return _refuse(ctx, plane, lost, intent, move)
+        return _refuse(ctx, plane, transition_conflict(), intent, move)
     return _view(move, judged, written)
-
-
-def _classify(ctx: OperationContext, plane: PlaneRow) -> dict[str, Any] | HocError:
-    declared = read_operational(plane["connector_type"], plane["config"]).declared_sensitivity
-    found = classification.classify_plane(
-        ctx.connection,
-        tenant_id=ctx.tenant_id,
-        plane_id=plane["plane_id"],
-        declared_sensitivity=None if declared is None else declared.value,
-        now=ctx.now,
-    )
-    if found is None:
-        return conflict("CLASSIFICATION_FAILED", "Nothing is scanned and no sensitivity is declared.")
-    return {
-        "sensitivity_level": found.sensitivity_level.value,
-        "pii_detected": found.pii_detected,
-        "pii_count": found.pii_count,
-        "classification": found.classification,
-    }
 
 
 def _check_stage(ctx: OperationContext, plane: PlaneRow, move: Move) -> HocError | None:

@@ -69,6 +69,7 @@ def access(ctx: OperationContext, payload: AccessInput) -> AccessResult | Refusa
         trace_id=ctx.request.trace_id,
         span_id=ctx.request.span_id,
         completed_at=ctx.services.clock.now(),
+        recorded_at=ctx.now,
     )
     kept = dumps(payload.payload) if attempt.plane_config.get("log_queries") else None
     row |= ctx.protect({"query": kept})

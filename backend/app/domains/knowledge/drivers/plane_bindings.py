@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
-from app.db.dialect import insert
+from app.db.dialect import bytewise, insert
 from app.domains.knowledge.tables import knowledge_plane_registry, plane_policy_bindings
 
 _bindings = plane_policy_bindings
@@ -75,6 +75,16 @@ def list_plane_policy_ids(connection: DriverConnection, *, tenant_id: str, plane
         .order_by(_bindings.c.policy_id)
     )
     return list(connection.scalars(statement))
+
+
+def list_bindings(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> list[Row]:
+    """Return every binding that a plane has or had, by id."""
+    statement = (
+        sa.select(*_bindings.c)
+        .where(_bindings.c.tenant_id == tenant_id, _bindings.c.plane_id == plane_id)
+        .order_by(bytewise(connection, _bindings.c.binding_id))
+    )
+    return list(connection.execute(statement).mappings())
 
 
 def list_live_bindings(connection: DriverConnection, *, tenant_id: str) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -60,6 +60,24 @@ def get_newest_job(
             jobs.c.created_at >= since,
         )
         .order_by(jobs.c.created_at.desc(), jobs.c.job_id.desc())
+        .limit(1)
+    )
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def get_newest_result(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, job_types: Sequence[str]
+) -> Row | None:
+    """Return the result of the plane's newest job of these types that succeeded, or None."""
+    statement = (
+        sa.select(jobs.c.result)
+        .where(
+            jobs.c.tenant_id == tenant_id,
+            jobs.c.plane_id == plane_id,
+            jobs.c.job_type.in_(job_types),
+            jobs.c.status == JobStatus.SUCCEEDED.value,
+        )
+        .order_by(jobs.c.finished_at.desc(), jobs.c.job_id.desc())
         .limit(1)
     )
     return connection.execute(statement).mappings().one_or_none()
@@ -200,15 +218,22 @@ def set_requeued(
 
 
 def set_queued_again(
-    connection: DriverConnection, *, tenant_id: str, job_id: str, now: datetime
+    connection: DriverConnection, *, tenant_id: str, job_id: str, expected_state: int, now: datetime
 ) -> Row | None:
-    """Put a failed job back into the queue with all its tries and return it; None when it is not FAILED."""
+    """Put a failed job back into the queue, as new, and return it; None when it is not FAILED."""
     statement = (
         sa.update(jobs)
         .where(
             jobs.c.tenant_id == tenant_id, jobs.c.job_id == job_id, jobs.c.status == JobStatus.FAILED.value
         )
-        .values(status=JobStatus.QUEUED.value, attempt=0, next_attempt_at=now, finished_at=None)
+        .values(
+            status=JobStatus.QUEUED.value,
+            expected_state=expected_state,
+            attempt=0,
+            progress="{}",
+            next_attempt_at=now,
+            finished_at=None,
+        )
         .returning(*jobs.c)
     )
     return connection.execute(statement).mappings().one_or_none()

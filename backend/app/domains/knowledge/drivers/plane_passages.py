@@ -217,6 +217,41 @@ def set_index_merged(connection: DriverConnection, *, tenant_id: str) -> None:  
         connection.execute(sa.select(sa.func.plane_passages_merge()))
 
 
+def set_retired(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    plane_id: str,
+    generation: int,
+    artifact_ids: Sequence[str],
+) -> list[str]:
+    """Let the passages of these artifacts end before a generation and return the terms of each."""
+    statement = (
+        sa.update(passages)
+        .where(
+            passages.c.tenant_id == tenant_id,
+            passages.c.plane_id == plane_id,
+            passages.c.artifact_id.in_(artifact_ids),
+            passages.c.gen_from < generation,
+            passages.c.gen_to.is_(None),
+        )
+        .values(gen_to=generation)
+        .returning(passages.c.terms)
+    )
+    return list(connection.scalars(statement))
+
+
+def delete_ended(connection: DriverConnection, *, tenant_id: str, plane_id: str, generation: int) -> int:
+    """Delete the passages that ended with or before a generation and return how many there were."""
+    return connection.execute(
+        sa.delete(passages).where(
+            passages.c.tenant_id == tenant_id,
+            passages.c.plane_id == plane_id,
+            passages.c.gen_to <= generation,
+        )
+    ).rowcount
+
+
 def delete_staged(connection: DriverConnection, *, tenant_id: str, plane_id: str, generation: int) -> None:
     """Take back what was written for generations after this one."""
     connection.execute(
@@ -248,10 +283,15 @@ def delete_artifact_passages(
     tenant_id: str,
     artifact_ids: Sequence[str],
     revisions: Sequence[int] | None,
-) -> int:
-    """Delete the passages of artifacts, at these revisions (None: all), in every plane; return how many."""
-    statement = sa.delete(passages).where(
-        passages.c.tenant_id == tenant_id, passages.c.artifact_id.in_(artifact_ids)
+) -> list[Row]:
+    """Delete the passages of artifacts, at these revisions (None: all), in every plane.
+
+    Returns plane_id, gen_from, gen_to and terms of each.
+    """
+    statement = (
+        sa.delete(passages)
+        .where(passages.c.tenant_id == tenant_id, passages.c.artifact_id.in_(artifact_ids))
+        .returning(passages.c.plane_id, passages.c.gen_from, passages.c.gen_to, passages.c.terms)
     )
     if revisions is not None:
         pinned = sa.exists().where(
@@ -260,4 +300,4 @@ def delete_artifact_passages(
             documents.c.revision.in_(revisions),
         )
         statement = statement.where(pinned)
-    return connection.execute(statement).rowcount
+    return list(connection.execute(statement).mappings())

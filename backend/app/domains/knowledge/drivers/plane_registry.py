@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -149,6 +149,53 @@ def get_access_facts(connection: DriverConnection, *, tenant_id: str, plane_id: 
     return (
         connection.execute(_ACCESS_FACTS, {"tenant": tenant_id, "plane": plane_id}).mappings().one_or_none()
     )
+
+
+def list_generations(
+    connection: DriverConnection, *, tenant_id: str, plane_ids: Sequence[str]
+) -> dict[str, int]:
+    """Return the generation that each of these planes serves."""
+    statement = sa.select(_registry.c.plane_id, _registry.c.generation).where(
+        _registry.c.tenant_id == tenant_id, _registry.c.plane_id.in_(plane_ids)
+    )
+    return {row.plane_id: row.generation for row in connection.execute(statement)}
+
+
+def list_moved(
+    connection: DriverConnection, *, tenant_id: str, since: datetime, until: datetime
+) -> list[Row]:
+    """Return plane_id and generation of planes past their first one that changed between two moments."""
+    statement = sa.select(_registry.c.plane_id, _registry.c.generation).where(
+        _registry.c.tenant_id == tenant_id,
+        _registry.c.generation > 1,
+        _registry.c.updated_at > since,
+        _registry.c.updated_at <= until,
+    )
+    return list(connection.execute(statement).mappings())
+
+
+def list_refreshable(
+    connection: DriverConnection, *, tenant_id: str, connector_type: str, lowest: int, highest: int
+) -> list[Row]:
+    """Return planes of a connector type within a range of states that have no open job."""
+    busy = sa.exists().where(
+        knowledge_plane_jobs.c.tenant_id == tenant_id,
+        knowledge_plane_jobs.c.plane_id == _registry.c.plane_id,
+        knowledge_plane_jobs.c.status.in_([sa.literal_column("'QUEUED'"), sa.literal_column("'RUNNING'")]),
+    )
+    statement = sa.select(
+        _registry.c.plane_id,
+        _registry.c.connector_type,
+        _registry.c.config,
+        _registry.c.generation,
+        _registry.c.ingested_seq,
+    ).where(
+        _registry.c.tenant_id == tenant_id,
+        _registry.c.connector_type == connector_type,
+        _registry.c.lifecycle_state_value.between(lowest, highest),
+        ~busy,
+    )
+    return list(connection.execute(statement).mappings())
 
 
 def _whole_row(tenant_id: str, plane_id: str) -> sa.Select[Any]:

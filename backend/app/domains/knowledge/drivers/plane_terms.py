@@ -67,6 +67,34 @@ def set_staged_changes(
         connection.execute(upsert.from_select(columns, rows))
 
 
+def set_changed(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    plane_id: str,
+    changes: Mapping[str, tuple[int, int]],
+) -> None:
+    """Add changes to the frequencies and to what is staged, for passages that are gone at once."""
+    statement = (
+        sa.update(terms_table)
+        .where(
+            terms_table.c.tenant_id == tenant_id,
+            terms_table.c.plane_id == plane_id,
+            terms_table.c.term == sa.bindparam("of_term"),
+        )
+        .values(
+            passage_frequency=terms_table.c.passage_frequency + sa.bindparam("served"),
+            staged_change=terms_table.c.staged_change + sa.bindparam("staged"),
+        )
+    )
+    rows = [
+        {"of_term": term, "served": changes[term][0], "staged": changes[term][1]} for term in sorted(changes)
+    ]
+    if rows:
+        connection.execute(statement, rows)
+        _delete_unused(connection, tenant_id=tenant_id, plane_id=plane_id)
+
+
 def set_settled(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> None:
     """Move the staged changes into the frequencies and drop the terms that no passage holds any more."""
     connection.execute(

@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
+from app.db.dialect import bytewise
 from app.domains.knowledge.tables import plane_lifecycle_events, plane_purge_approvals
 
 _approvals = plane_purge_approvals
@@ -18,6 +19,16 @@ _events = plane_lifecycle_events
 def append_approval(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Add a consent."""
     connection.execute(sa.insert(_approvals).values(tenant_id=tenant_id, **row))
+
+
+def list_approvals(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> list[Row]:
+    """Return every consent that was given for a plane, by id."""
+    statement = (
+        sa.select(*_approvals.c)
+        .where(_approvals.c.tenant_id == tenant_id, _approvals.c.plane_id == plane_id)
+        .order_by(bytewise(connection, _approvals.c.approval_id))
+    )
+    return list(connection.execute(statement).mappings())
 
 
 def list_open_approvals(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from app.db.connection import DriverConnection
 from app.domains.knowledge.drivers import plane_documents
-from app.domains.knowledge.engines.scan import CATEGORIES, PII_TYPES, decide_level
+from app.domains.knowledge.engines.scan import CATEGORIES, PII_TYPES, Scan, decide_level
 from app.domains.knowledge.models import SensitivityLevel
 from app.kernel.canonical_json import dumps
 from app.kernel.clock import format_time
@@ -37,28 +39,15 @@ class ScanTotals:
     highest: SensitivityLevel
 
 
-def classify_plane(
-    connection: DriverConnection,
-    *,
-    tenant_id: str,
-    plane_id: str,
-    declared_sensitivity: str | None,
-    now: datetime,
-) -> Classification | None:
-    """Return the class of the plane's visible documents, or None when nothing is scanned or declared."""
-    return decide_classification(
-        read_totals(connection, tenant_id=tenant_id, plane_id=plane_id),
-        declared=declared_sensitivity,
-        now=now,
-    )
-
-
-def read_totals(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> ScanTotals:
-    """Return the totals of the scan, in one statement."""
+def read_totals(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, generation: int
+) -> ScanTotals:
+    """Return the totals of the scan of a generation's documents, in one statement."""
     row = plane_documents.get_scan_totals(
         connection,
         tenant_id=tenant_id,
         plane_id=plane_id,
+        generation=generation,
         pii_types=PII_TYPES,
         categories=tuple(CATEGORIES),
         levels=tuple(_RANKS),
@@ -69,6 +58,51 @@ def read_totals(connection: DriverConnection, *, tenant_id: str, plane_id: str) 
         categories=tuple(name for name in CATEGORIES if row[f"category_{name}"]),
         highest=tuple(SensitivityLevel)[int(row["highest_rank"] or 0)],
     )
+
+
+def sum_scans(scans: Iterable[Scan]) -> ScanTotals:
+    """Return the totals of scans that no document holds: those of the rows of a foreign source."""
+    seen = tuple(scans)
+    counts: Counter[str] = Counter()
+    for scan in seen:
+        counts.update(scan.pii_counts)
+    found = {name for scan in seen for name in scan.categories}
+    return ScanTotals(
+        documents=len(seen),
+        pii_counts={kind: counts[kind] for kind in PII_TYPES if counts[kind]},
+        categories=tuple(name for name in CATEGORIES if name in found),
+        highest=max((scan.level for scan in seen), key=_rank, default=SensitivityLevel.PUBLIC),
+    )
+
+
+def totals_as_json(totals: ScanTotals) -> dict[str, Any]:
+    """Return totals as a job's result keeps them."""
+    return {
+        "documents": totals.documents,
+        "pii_counts": dict(totals.pii_counts),
+        "categories": list(totals.categories),
+        "highest": totals.highest.value,
+    }
+
+
+def totals_from_json(stored: Mapping[str, Any]) -> ScanTotals:
+    """Return totals from their stored form."""
+    return ScanTotals(
+        documents=stored["documents"],
+        pii_counts=dict(stored["pii_counts"]),
+        categories=tuple(stored["categories"]),
+        highest=SensitivityLevel(stored["highest"]),
+    )
+
+
+def columns_of(found: Classification) -> dict[str, Any]:
+    """Return the columns of the registry row that a classification sets."""
+    return {
+        "sensitivity_level": found.sensitivity_level.value,
+        "pii_detected": found.pii_detected,
+        "pii_count": found.pii_count,
+        "classification": found.classification,
+    }
 
 
 def decide_classification(

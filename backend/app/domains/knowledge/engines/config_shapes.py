@@ -18,6 +18,10 @@ _SQL_TOKENS = re.compile(
     r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|--[^\n]*|/\*.*?\*/|::|:([A-Za-z_][A-Za-z0-9_]*)", re.DOTALL
 )
 _PATH_NAMES = re.compile(r"\{([^{}]*)\}")
+_HOLE = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]{0,63}\}")
+_FRAMING_HEADERS = frozenset(
+    {"host", "connection", "content-length", "transfer-encoding", "te", "trailer", "upgrade", "expect"}
+)
 ParamName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 ShapeId = Annotated[str, StringConstraints(pattern=ID_PATTERN, max_length=64)]
 RootName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -173,6 +177,9 @@ class SqlConfig(OperationalConfig):
     @model_validator(mode="after")
     def _ids_differ(self) -> Self:
         _unique([template.id for template in self.templates])
+        kinds = {param.type for template in self.templates for param in template.params}
+        if self.driver == "sqlite" and kinds & {"list[str]", "list[int]"}:
+            raise ValueError("SQLite binds no list")
         return self
 
 
@@ -186,6 +193,8 @@ class HttpAuth(_Closed):
     def _header_names_itself(self) -> Self:
         if (self.scheme == "header") != (self.header is not None):
             raise ValueError("header names the header of scheme header, and of no other")
+        if self.header is not None and self.header.lower() in _FRAMING_HEADERS:
+            raise ValueError("header frames the request and carries no credential")
         return self
 
 
@@ -207,9 +216,9 @@ class HttpEndpoint(_Closed):
     @model_validator(mode="after")
     def _path_names_are_params(self) -> Self:
         names = _param_names(self.params)
-        for name in _PATH_NAMES.findall(self.path):
-            if name not in names:
-                raise ValueError("the path names a parameter that is not declared")
+        holes = [*_PATH_NAMES.findall(self.path), *_holes(self.query), *_holes(self.body)]
+        if not set(holes) <= names:
+            raise ValueError("path, query or body name a parameter that is not declared")
         if self.method == "GET" and self.body is not None:
             raise ValueError("a GET has no body")
         _check_sample(self.params, self.sample_params)
@@ -234,6 +243,15 @@ class HttpConfig(OperationalConfig):
         if any(endpoint.method not in self.methods for endpoint in self.endpoints):
             raise ValueError("an endpoint uses a method that methods does not list")
         return self
+
+
+def _holes(value: Any) -> list[str]:
+    """Return the parameters that stand in a query or body, each a whole text `{name}`."""
+    if isinstance(value, dict):
+        return [name for item in value.values() for name in _holes(item)]
+    if isinstance(value, list):
+        return [name for item in value for name in _holes(item)]
+    return _PATH_NAMES.findall(value) if isinstance(value, str) and _HOLE.fullmatch(value) else []
 
 
 def _check_sample(params: list[TemplateParam], sample: dict[str, Any] | None) -> None:

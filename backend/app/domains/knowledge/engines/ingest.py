@@ -12,13 +12,14 @@ from datetime import datetime
 from typing import Any, Final
 
 from app.db.connection import DriverConnection
-from app.domains.knowledge.drivers import plane_documents, plane_passages, plane_terms
+from app.domains.knowledge.drivers import plane_documents, plane_passages, plane_registry, plane_terms
 from app.domains.knowledge.engines.passages import (
     Passage,
     Tokenizer,
     cut_passages,
     encode_terms,
-    term_changes,
+    stored_term_counts,
+    term_counts,
 )
 from app.domains.knowledge.engines.scan import Scan, scan_text
 from app.kernel.canonical_json import dumps
@@ -120,15 +121,17 @@ def write_batch(
 ) -> int:
     """Write documents, passages and term changes of a generation that is not visible yet; return how many.
 
-    A document that the generation already holds is left alone.
+    A document that the generation already holds at this revision is left alone; one that an earlier
+    generation holds at another revision ends with it.
     """
+    keys: dict[str, Any] = {"tenant_id": tenant_id, "plane_id": plane_id, "generation": generation}
     ids = [document.pin.artifact_id for document in documents]
-    held = plane_documents.list_pins(
-        connection, tenant_id=tenant_id, plane_id=plane_id, generation=generation, artifact_ids=ids
-    )
-    new = [document for document in documents if document.pin.artifact_id not in held]
+    held = plane_documents.list_pins(connection, **keys, artifact_ids=ids)
+    new = [document for document in documents if not _is_held(document.pin, held)]
     if not new:
         return 0
+    replaced = [document.pin.artifact_id for document in new if document.pin.artifact_id in held]
+    retire(connection, **keys, artifact_ids=replaced)
     plane_documents.insert_documents(
         connection,
         tenant_id=tenant_id,
@@ -136,9 +139,7 @@ def write_batch(
     )
     plane_passages.insert_passages(
         connection,
-        tenant_id=tenant_id,
-        plane_id=plane_id,
-        generation=generation,
+        **keys,
         rows=[
             _passage_row(document.pin.artifact_id, passage)
             for document in new
@@ -149,9 +150,59 @@ def write_batch(
         connection,
         tenant_id=tenant_id,
         plane_id=plane_id,
-        changes=term_changes((passage for document in new for passage in document.passages), sign=1),
+        changes=term_counts(passage for document in new for passage in document.passages),
     )
     return len(new)
+
+
+def list_held(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    plane_id: str,
+    generation: int,
+    artifact_ids: Sequence[str],
+) -> dict[str, int]:
+    """Return the revision at which a generation holds each of these artifacts, as far as it does."""
+    pins = plane_documents.list_pins(
+        connection, tenant_id=tenant_id, plane_id=plane_id, generation=generation, artifact_ids=artifact_ids
+    )
+    return {artifact_id: row["revision"] for artifact_id, row in pins.items()}
+
+
+def list_page(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, generation: int, after: str | None
+) -> list[str]:
+    """Return one batch of the artifacts that a generation holds by id, after one of them."""
+    rows = plane_documents.list_served(
+        connection,
+        tenant_id=tenant_id,
+        plane_id=plane_id,
+        generation=generation,
+        after=after,
+        limit=BATCH_DOCUMENTS,
+    )
+    return [row["artifact_id"] for row in rows]
+
+
+def retire(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    plane_id: str,
+    generation: int,
+    artifact_ids: Sequence[str],
+) -> None:
+    """Let what earlier generations hold of these artifacts end before this one, terms included."""
+    if not artifact_ids:
+        return
+    keys: dict[str, Any] = {"tenant_id": tenant_id, "plane_id": plane_id}
+    plane_documents.set_retired(connection, **keys, generation=generation, artifact_ids=artifact_ids)
+    ended = plane_passages.set_retired(connection, **keys, generation=generation, artifact_ids=artifact_ids)
+    counts = stored_term_counts(ended)
+    plane_terms.set_staged_changes(
+        connection, **keys, changes={term: -count for term, count in counts.items()}
+    )
 
 
 def settle_generation(
@@ -169,6 +220,23 @@ def settle_generation(
 def pins_digest(pins: Iterable[tuple[str, int, str]]) -> str:
     """Return the hash of the pins: of the canonical list of [artifact, revision, revision digest], sorted."""
     return text_hash(dumps([list(pin) for pin in sorted(pins)]))
+
+
+def count_changes(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, generation: int
+) -> dict[str, int]:
+    """Return how many documents a generation adds, changes and removes against the one before it."""
+    added, changed, removed = plane_documents.count_changes(
+        connection, tenant_id=tenant_id, plane_id=plane_id, generation=generation
+    )
+    return {"added": added, "changed": changed, "removed": removed}
+
+
+def sweep_ended(connection: DriverConnection, *, tenant_id: str, plane_id: str, generation: int) -> int:
+    """Delete what no access can see any more: what ended with or before the generation that is served."""
+    keys: dict[str, Any] = {"tenant_id": tenant_id, "plane_id": plane_id, "generation": generation}
+    plane_passages.delete_ended(connection, **keys)
+    return plane_documents.delete_ended(connection, **keys)
 
 
 def set_statistics(
@@ -195,13 +263,41 @@ def forget_artifacts(
 ) -> int:
     """Delete what planes hold of artifacts, at these revisions (None: all), as their redaction demands.
 
-    Returns how many passages there were. The statistics of the planes stay as they are until their next
-    refresh. The pins go too: they bear the name, and a document without its text must not be served.
+    Returns how many passages there were. The terms of each plane stay exact; its statistics stay as they are
+    until its next refresh. The pins go too: they bear the name, and a document without its text must not be
+    served. Under the tenant's repository lock, as is every move of a generation.
     """
     wanted: dict[str, Any] = {"tenant_id": tenant_id, "artifact_ids": artifact_ids, "revisions": revisions}
-    count = plane_passages.delete_artifact_passages(connection, **wanted)
+    gone = plane_passages.delete_artifact_passages(connection, **wanted)
     plane_documents.delete_artifact_documents(connection, **wanted)
-    return count
+    by_plane: dict[str, list[Mapping[str, Any]]] = {}
+    for row in gone:
+        by_plane.setdefault(row["plane_id"], []).append(row)
+    served = plane_registry.list_generations(connection, tenant_id=tenant_id, plane_ids=list(by_plane))
+    for plane_id, rows in by_plane.items():
+        changes = _lost_terms(rows, generation=served[plane_id])
+        plane_terms.set_changed(connection, tenant_id=tenant_id, plane_id=plane_id, changes=changes)
+    return len(gone)
+
+
+def _lost_terms(rows: Sequence[Mapping[str, Any]], *, generation: int) -> dict[str, tuple[int, int]]:
+    """Return by how much the loss of passages changes each frequency, and what is staged for it."""
+    now = [row["terms"] for row in rows if _is_visible(row, generation)]
+    then = [row["terms"] for row in rows if _is_visible(row, generation + 1)]
+    served, next_served = stored_term_counts(now), stored_term_counts(then)
+    return {
+        term: (-served[term], served[term] - next_served[term]) for term in served.keys() | next_served.keys()
+    }
+
+
+def _is_visible(row: Mapping[str, Any], generation: int) -> bool:
+    ended = row["gen_to"]
+    return bool(row["gen_from"] <= generation and (ended is None or ended > generation))
+
+
+def _is_held(pin: Pin, held: Mapping[str, Mapping[str, Any]]) -> bool:
+    row = held.get(pin.artifact_id)
+    return row is not None and row["revision"] == pin.revision
 
 
 def _document_row(plane_id: str, generation: int, document: IndexedDocument, now: datetime) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -222,18 +222,66 @@ def requeue(
     return _ended(row)
 
 
-def retry_failed(connection: DriverConnection, *, tenant_id: str, job: Row, now: datetime) -> Row:
-    """Queue a failed job again with all its tries; refuse JOB_NOT_RETRYABLE, JOB_ACTIVE."""
+def retry_failed(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    job: Row,
+    state: KnowledgePlaneLifecycleState,
+    now: datetime,
+) -> Row:
+    """Queue a failed job of a plane in this state again, from its beginning and with all its tries.
+
+    Refuses JOB_NOT_RETRYABLE, JOB_ACTIVE.
+    """
     if job["job_type"] not in RETRYABLE_TYPES or job["status"] != JobStatus.FAILED:
         raise conflict(
             "JOB_NOT_RETRYABLE", "Only a failed archive, refresh or archive deletion is retried here."
         )
+    if not fits_state(JobType(job["job_type"]), state):
+        raise conflict("JOB_NOT_RETRYABLE", f"The plane is in {state.name}, where this work has no place.")
     if get_open(connection, tenant_id=tenant_id, plane_id=job["plane_id"]) is not None:
         raise conflict("JOB_ACTIVE", "The plane has an open job.")
-    row = driver.set_queued_again(connection, tenant_id=tenant_id, job_id=job["job_id"], now=now)
+    row = driver.set_queued_again(
+        connection, tenant_id=tenant_id, job_id=job["job_id"], expected_state=int(state), now=now
+    )
     if row is None:
         raise conflict("JOB_NOT_RETRYABLE", "The job is not FAILED any more.")
     return row
+
+
+def fits_state(job_type: JobType, state: KnowledgePlaneLifecycleState) -> bool:
+    """Tell whether a retryable job may run in a state of its plane."""
+    if job_type is JobType.REFRESH_DATA:
+        return can_refresh(state)
+    own = {
+        JobType.ARCHIVE_DATA: KnowledgePlaneLifecycleState.ARCHIVED,
+        JobType.DELETE_ARCHIVE: KnowledgePlaneLifecycleState.PURGED,
+    }
+    return own.get(job_type) is state
+
+
+def can_refresh(state: KnowledgePlaneLifecycleState) -> bool:
+    """Tell whether a plane in this state is refreshed: from INDEXED to ACTIVE."""
+    return KnowledgePlaneLifecycleState.INDEXED <= state <= KnowledgePlaneLifecycleState.ACTIVE
+
+
+def read_candidate(job: Row) -> str | None:
+    """Return the text of the configuration that waits for the job's success, None without one."""
+    return None if job["config"] is None else str(job["config"])
+
+
+def get_newest_data(
+    connection: DriverConnection, *, tenant_id: str, plane_id: str, job_types: Sequence[JobType]
+) -> dict[str, Any] | None:
+    """Return the data of the newest job of these types that succeeded, or None."""
+    row = driver.get_newest_result(
+        connection, tenant_id=tenant_id, plane_id=plane_id, job_types=[kind.value for kind in job_types]
+    )
+    if row is None or row["result"] is None:
+        return None
+    data: dict[str, Any] = loads(row["result"])["data"]
+    return data
 
 
 def check_cancellable(job: Row) -> None:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 PASSAGE_CODE_POINTS = 500
 OVERLAP_CODE_POINTS = 50
@@ -58,6 +59,8 @@ def cut_passages(text: str, tokenizer: Tokenizer) -> list[Passage]:
     return passages
 
 
+# A plane says the same words again and again.
+@lru_cache(maxsize=65_536)
 def encode_term(term: str) -> str:
     """Return a term in letters and digits of ASCII, so that no search engine reads more into it."""
     return f"a{term}" if term.isascii() and term.isalnum() else f"x{term.encode().hex()}"
@@ -87,13 +90,20 @@ def between_blanks(term: str) -> str:
     return f" {term} "
 
 
-def term_changes(passages: Iterable[Passage], *, sign: int) -> Counter[str]:
-    """Return by how many passages each term's passage frequency changes."""
-    changes: Counter[str] = Counter()
+def stored_term_counts(stored: Iterable[str]) -> Counter[str]:
+    """Return in how many of these passages, given by their stored terms, each term occurs."""
+    counts: Counter[str] = Counter()
+    for terms in stored:
+        counts.update(set(terms.split()))
+    return Counter({decode_term(encoded): count for encoded, count in counts.items()})
+
+
+def term_counts(passages: Iterable[Passage]) -> Counter[str]:
+    """Return in how many of these passages each term occurs."""
+    counts: Counter[str] = Counter()
     for passage in passages:
-        for term in set(passage.terms):
-            changes[term] += sign
-    return changes
+        counts.update(set(passage.terms))
+    return counts
 
 
 def join_passages(rows: Iterable[Mapping[str, object]]) -> str:

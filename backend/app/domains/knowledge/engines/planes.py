@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from app.db.connection import DriverConnection
 from app.domains.knowledge.drivers import plane_documents, plane_jobs, plane_passages, plane_terms
 from app.domains.knowledge.drivers import plane_registry as driver
-from app.domains.knowledge.engines.plane_config import shown_config
+from app.domains.knowledge.engines.plane_config import read_operational, shown_config
 from app.domains.knowledge.errors import plane_not_found
 from app.domains.knowledge.models import (
+    ConnectorType,
     JobStatus,
     JobType,
     KnowledgePlaneLifecycleState,
@@ -24,6 +25,10 @@ from app.kernel.canonical_json import loads
 from app.kernel.clock import format_time
 
 State = KnowledgePlaneLifecycleState
+# No access lasts longer: what it found in a generation is there until its end.
+ENDED_SECONDS = 60
+# For so long after that is a move looked at; a later sweep is part of the next refresh.
+NOTICED_SECONDS = 3600
 PlaneRow = Mapping[str, Any]
 # The configuration stands in the ledger by its digest; the leaf is named by the ledger's own fact.
 _NOT_IN_IMAGE = frozenset({"tenant_id", "config", "fact_id"})
@@ -166,6 +171,26 @@ def list_documents(
         )
         for row in rows
     ]
+
+
+def list_moved(connection: DriverConnection, *, tenant_id: str, now: datetime) -> list[PlaneRow]:
+    """Return planes whose generation moved a while ago: nothing reads what ended with it any more."""
+    until = now - timedelta(seconds=ENDED_SECONDS)
+    return driver.list_moved(
+        connection, tenant_id=tenant_id, since=until - timedelta(seconds=NOTICED_SECONDS), until=until
+    )
+
+
+def list_auto_refreshed(connection: DriverConnection, *, tenant_id: str) -> list[PlaneRow]:
+    """Return planes from INDEXED to ACTIVE that refresh by themselves and have no open job."""
+    rows = driver.list_refreshable(
+        connection,
+        tenant_id=tenant_id,
+        connector_type=ConnectorType.REPOSITORY.value,
+        lowest=int(State.INDEXED),
+        highest=int(State.ACTIVE),
+    )
+    return [row for row in rows if read_operational(row["connector_type"], row["config"]).auto_refresh]
 
 
 def get_access_facts(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> PlaneRow | None:

@@ -23,8 +23,12 @@ def build(
     trace_id: str | None,
     span_id: str | None,
     completed_at: datetime,
+    recorded_at: datetime,
 ) -> dict[str, Any]:
-    """Return the evidence row of a settled attempt, without fact and protected columns."""
+    """Return the evidence row of a settled attempt, without fact and protected columns.
+
+    `recorded_at` is the time of the transaction, which the envelope of the row's statement says again.
+    """
     run, plane = attempt.run or {}, attempt.plane or {}
     completed = max(completed_at, attempt.requested_at)
     return {
@@ -59,7 +63,7 @@ def build(
         "requested_at": attempt.requested_at,
         "completed_at": completed,
         "duration_ms": int((completed - attempt.requested_at).total_seconds() * 1000),
-        "created_at": completed,
+        "created_at": recorded_at,
     }
 
 
