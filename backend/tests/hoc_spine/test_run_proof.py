@@ -44,7 +44,8 @@ def test_a_completed_run_is_verified(ended: World) -> None:
     assert proof.integrity.chain_length == 5
     assert proof.integrity.root_hash == proof.aos_traces[0].root_hash
     assert (proof.facts.status, proof.facts.expected) == ("COMPLETE", proof.facts.found)
-    assert proof.values.intact == 5
+    # The goal of the run and five steps, at least.
+    assert (proof.values.intact >= 6, proof.values.tampered, proof.values.erased) == (True, 0, 0)
     assert proof.log.status == "UNSIGNED"
 
 
@@ -288,3 +289,20 @@ def test_a_late_fact_leaves_the_proof_verified(ended: World) -> None:
     ended.tenant.call("policies.rules.create", payload, run_id=ended.run_id)
     proof = ended.proof()
     assert (proof.integrity.verification_status, proof.facts.late) == ("VERIFIED", 1)
+
+
+def test_a_damaged_or_missing_row_of_the_run_itself_is_an_answer_not_an_error(
+    ended: World, second_connection: sa.Connection, dialect: str, client: TestClient
+) -> None:
+    bad = "'yesterday'" if dialect == "sqlite" else "'infinity'"
+    for statement, code in (
+        (f"UPDATE runs SET started_at = {bad} WHERE tenant_id = :t AND run_id = :r", "ROW_MISMATCH"),
+        ("DELETE FROM runs WHERE tenant_id = :t AND run_id = :r", "ROW_MISSING"),
+    ):
+        damage(second_connection, ended, statement)
+        answer = client.get(f"/api/v1/runs/{ended.run_id}/proof", headers=ended.tenant.headers())
+        assert answer.status_code == 200
+        found = answer.json()["integrity"]
+        assert (found["verification_status"], found["failure_code"]) == ("FAILED", code)
+    unknown = client.get("/api/v1/runs/run_unknown/proof", headers=ended.tenant.headers())
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "RUN_NOT_FOUND")

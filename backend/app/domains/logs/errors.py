@@ -103,3 +103,76 @@ def one_of_fact_and_index() -> HocError:
         "Give fact_id or index, one of them.",
         errors=[{"parameter": "fact_id", "code": "one_of", "detail": "give fact_id or index, one of them"}],
     )
+
+
+def run_open(run_id: str) -> HocError:
+    """A bundle of a run that has not ended is made only when it is asked for."""
+    return HocError(
+        ErrorKind.CONFLICT, "RUN_OPEN", f"Run {run_id} has not ended; allow_open gives it as it is."
+    )
+
+
+def integrity_failed(code: str) -> HocError:
+    """The run's records are damaged: nothing is signed over them."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "INTEGRITY_FAILED",
+        f"The proof of this run fails with {code}; no bundle is made of it.",
+        extra={"failure_code": code},
+    )
+
+
+def checkpoint_pending() -> HocError:
+    """No checkpoint covers all facts of the run yet."""
+    return HocError(
+        ErrorKind.UNAVAILABLE,
+        "CHECKPOINT_PENDING",
+        "The newest checkpoint does not cover the run yet.",
+        retry_after=1,
+    )
+
+
+def log_halted(reason: str | None) -> HocError:
+    """The log is halted before it covers the run; only its operator can resume it."""
+    return HocError(
+        ErrorKind.UNAVAILABLE,
+        "LOG_HALTED",
+        "The tenant's log is halted and grows no more.",
+        extra={"halted_reason": reason},
+        retry_after=60,
+    )
+
+
+def bundle_too_large() -> HocError:
+    """A bundle holds at most 100 000 facts and steps, and 512 MiB."""
+    return HocError(
+        ErrorKind.TOO_LARGE,
+        "BUNDLE_TOO_LARGE",
+        "The run has more than 100000 facts and steps, or its bundle more than 512 MiB.",
+    )
+
+
+def verify_running() -> HocError:
+    """One verification of a whole log at a time is enough."""
+    return HocError(
+        ErrorKind.CONFLICT, "VERIFY_RUNNING", "The log is being verified already; its result will appear."
+    )
+
+
+def invalid_log_state(state: str) -> HocError:
+    """Only a halted log is resumed."""
+    return HocError(ErrorKind.CONFLICT, "INVALID_LOG_STATE", f"The log is {state}, not halted.")
+
+
+def log_not_sound(verification_id: str) -> HocError:
+    """A halted log grows again only when everything about it was found as recorded."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "LOG_NOT_SOUND",
+        f"Verification {verification_id} has not found the whole log as recorded; it stays halted.",
+    )
+
+
+def event_not_found() -> HocError:
+    """An outbox event that this tenant does not have."""
+    return HocError(ErrorKind.NOT_FOUND, "EVENT_NOT_FOUND", "There is no such event.")

@@ -108,7 +108,7 @@ class LogMetadata(Output):
     """Where an answer of the logs comes from; the record behind it never changes."""
 
     tenant_id: str
-    run_id: str
+    run_id: str | None
     occurred_at: OutputTime
     recorded_at: OutputTime | None
     timezone: Literal["UTC"] = "UTC"
@@ -195,13 +195,14 @@ class LogState(StrEnum):
 
 
 class HaltReason(StrEnum):
-    """Why the sequencer stopped a log."""
+    """Why the sequencer or the verifier stopped a log."""
 
     LEAF_MISMATCH = "LEAF_MISMATCH"
     BAD_SIGNATURE = "BAD_SIGNATURE"
     ROLLED_BACK = "ROLLED_BACK"
     ROOT_MISMATCH = "ROOT_MISMATCH"
     INCONSISTENT = "INCONSISTENT"
+    LOG_MISMATCH = "LOG_MISMATCH"
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,65 @@ class VerificationStatus(StrEnum):
     VERIFIED = "VERIFIED"
     FAILED = "FAILED"
     UNSUPPORTED = "UNSUPPORTED"
+
+
+class VerificationFailure(Output):
+    """One thing that is not as recorded: which check failed, and where."""
+
+    code: str
+    table: str | None = None
+    key: str | None = None
+    column: str | None = None
+    fact_id: str | None = None
+    index: int | None = None
+    run_id: str | None = None
+
+
+class VerificationView(Output):
+    """What one verification of the log found; the range is that of the log's indices."""
+
+    verification_id: str
+    kind: VerificationKind
+    from_idx: int | None
+    to_idx: int | None
+    size: int | None
+    status: VerificationStatus
+    counts: dict[str, int]
+    failures: list[VerificationFailure]
+    started_at: OutputTime
+    finished_at: OutputTime
+
+
+class VerificationAccepted(Output):
+    """A verification of the whole log was asked for; its result appears under this id."""
+
+    verification_id: str
+
+
+class ResumeLog(Input):
+    """Let a halted log grow again, by the verification that found all of it as recorded."""
+
+    tenant_id: Identifier
+    verification_id: Identifier
+    reason: Text
+
+
+class LogResumed(Output):
+    tenant_id: str
+    epoch: int
+    state: LogState
+    size: int
+
+
+class LogIntegrity(Output):
+    """How it stands with the log, from stored results only; UNSUPPORTED before the first one."""
+
+    status: VerificationStatus
+    last_verified_at: OutputTime | None
+    last_verified_size: int
+    size: int
+    pending: int
+    failures: list[VerificationFailure]
 
 
 class NoLogInput(Input):
@@ -330,3 +390,90 @@ class ConsistencyProof(Output):
     from_: int = Field(serialization_alias="from")
     to: int
     hashes: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedEvent:
+    """An outbox event taken for one attempt: its CloudEvents text, and the number of the attempt."""
+
+    event_id: str
+    body: str
+    attempts: int
+
+
+class ClaimEvents(Input):
+    """Take the oldest due events of the tenant for one attempt at each."""
+
+    limit: int = Field(100, ge=1, le=500)
+
+
+class ClaimedEvents(Output):
+    """Events that this worker has to deliver."""
+
+    events: list[ClaimedEvent]
+
+
+class FailedDelivery(Input):
+    """An event that has not arrived, after how many attempts, and why."""
+
+    event_id: Identifier
+    attempts: int
+    error: Text
+
+
+class SettleEvents(Input):
+    """Note what became of claimed events."""
+
+    delivered: list[Identifier] = Field(default_factory=list)
+    failed: list[FailedDelivery] = Field(default_factory=list)
+
+
+class SettledEvents(Output):
+    """How many events have arrived, how many have not."""
+
+    delivered: int
+    failed: int
+
+
+class ListEvents(ListInput):
+    """List the outbox events of the tenant, newest first."""
+
+    delivered: bool | None = None
+
+
+class OutboxEventView(Output):
+    """An event to deliver; one that was given up waits for its replay."""
+
+    event_id: str
+    type: str
+    attempts: int
+    given_up: bool
+    next_at: OutputTime
+    delivered_at: OutputTime | None
+    last_error: str | None
+    created_at: OutputTime
+
+
+class ReplayEvent(Input):
+    """Deliver an event again."""
+
+    event_id: Identifier
+
+
+class ReplayedEvent(Output):
+    """The event that is due again."""
+
+    event_id: str
+
+
+class ForgetKeys(Input):
+    """Forget the idempotency keys whose day is over."""
+
+    limit: int = Field(500, ge=1, le=5000)
+
+
+class ForgottenKeys(Output):
+    """How many keys were forgotten; `more` when there may be others."""
+
+    forgotten: int
+    more: bool

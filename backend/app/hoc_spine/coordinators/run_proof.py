@@ -9,10 +9,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from app.domains.logs.engines.completeness import FactsVerdict, check_facts
-from app.domains.logs.engines.inclusion import LogFacts, LogVerdict, verify_inclusion
 from app.domains.repository.models.runs import RunLeavings
-from app.domains.traces.engines.verification import TraceVerdict, summarise, verify_traces
+from app.domains.traces.engines.verification import summarise
+from app.hoc_spine.coordinators.run_judgement import Judgement, ProofFacts, judge_run
 from app.kernel.canonical_json import loads
 from app.kernel.inputs import Identifier, Input, Output, OutputTime
 
@@ -109,59 +108,50 @@ class RunProof(Output):
     repository: RunLeavings
 
 
-def prove_run(
-    query: ProofInput,
-    *,
-    traces: Sequence[Row],
-    steps: Sequence[Row],
-    leaves: Sequence[Row],
-    counter: Row | None,
-    log: LogFacts,
-    repository: RunLeavings,
-    now: datetime,
-) -> RunProof:
+def prove_run(query: ProofInput, facts: ProofFacts, *, repository: RunLeavings, now: datetime) -> RunProof:
     """Verify all steps and facts, whatever is listed, and say VERIFIED, FAILED or UNSUPPORTED with why."""
-    verdicts = verify_traces(traces, steps, leaves)
-    facts = check_facts(leaves, counter)
-    included = verify_inclusion(leaves, log)
-    listed = steps[: query.steps_limit]
+    found = judge_run(facts)
+    listed = facts.steps[: query.steps_limit]
     return RunProof(
         run_id=query.run_id,
         verified_at=now,
-        integrity=_integrity(query.run_id, verdicts, steps, facts.code or included.code),
-        aos_traces=_showable(_trace, traces),
+        integrity=_integrity(query.run_id, found, facts.steps),
+        aos_traces=_showable(_trace, facts.traces),
         aos_trace_steps=_showable(_step, listed),
-        steps_truncated=len(steps) > len(listed),
+        steps_truncated=len(facts.steps) > len(listed),
         raw_logs=_showable(_raw, listed) if query.include_payloads else None,
-        facts=FactsReport(status=facts.status, expected=facts.expected, found=facts.found, late=facts.late),
-        values=_values(verdicts),
-        log=_log(facts, included),
+        facts=FactsReport(
+            status=found.facts.status,
+            expected=found.facts.expected,
+            found=found.facts.found,
+            late=found.facts.late,
+        ),
+        values=ValuesReport(**found.values),
+        log=_log(found),
         repository=repository,
     )
 
 
-def _integrity(
-    run_id: str, verdicts: Sequence[TraceVerdict], steps: Sequence[Row], code: str | None
-) -> Integrity:
-    found = summarise(run_id, verdicts, steps)
-    if code is not None and found["verification_status"] != "FAILED":
-        # FAILED beats UNSUPPORTED beats VERIFIED: incomplete facts, or a log that denies them, prove nothing.
+def _integrity(run_id: str, judged: Judgement, steps: Sequence[Row]) -> Integrity:
+    found = summarise(run_id, judged.traces, steps)
+    if judged.code is not None and found["verification_status"] != "FAILED":
+        # FAILED beats UNSUPPORTED beats VERIFIED: rows that are not their facts prove nothing.
         found |= {
             "verification_status": "FAILED",
             "root_hash": None,
-            "failure_reason": code,
-            "failure_code": code,
+            "failure_reason": judged.code,
+            "failure_code": judged.code,
         }
     return Integrity.model_validate(found)
 
 
-def _log(facts: FactsVerdict, included: LogVerdict) -> LogReport:
-    failed = facts.code == "LOG_MISMATCH"
+def _log(judged: Judgement) -> LogReport:
+    failed = judged.facts.code == "LOG_MISMATCH"
     return LogReport(
-        status="FAILED" if failed else included.status,
-        origin=included.origin,
-        size=included.size,
-        root=included.root,
+        status="FAILED" if failed else judged.log.status,
+        origin=judged.log.origin,
+        size=judged.log.size,
+        root=judged.log.root,
     )
 
 
@@ -207,11 +197,3 @@ def _readable(text: str | bytes | None) -> Any:
     except ValueError:
         # Damaged text is shown as it stands; the verdict already says that it does not open.
         return text.decode(errors="replace") if isinstance(text, bytes) else text
-
-
-def _values(verdicts: Sequence[TraceVerdict]) -> ValuesReport:
-    totals = {
-        name: sum(verdict.values.get(name, 0) for verdict in verdicts)
-        for name in ("intact", "erased", "tampered")
-    }
-    return ValuesReport(**totals)

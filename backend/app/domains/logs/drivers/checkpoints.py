@@ -9,9 +9,11 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import insert
+from app.db.types import as_stored
 from app.domains.logs.tables import log_checkpoints, log_cosignatures, log_heads
 
 _COLUMNS = tuple(column for column in log_checkpoints.columns if column.name != "tenant_id")
+_RAW = tuple(as_stored(column) for column in _COLUMNS)
 
 
 def insert_checkpoint(
@@ -33,11 +35,11 @@ def insert_checkpoint(
 
 
 def get_checkpoint(
-    connection: DriverConnection, *, tenant_id: str, epoch: int, size: int | None
+    connection: DriverConnection, *, tenant_id: str, epoch: int, size: int | None, raw: bool = False
 ) -> Row | None:
-    """Return the checkpoint of a size, or the newest."""
+    """Return the checkpoint of a size, or the newest; `raw` as it is stored."""
     statement = (
-        sa.select(*_COLUMNS)
+        sa.select(*(_RAW if raw else _COLUMNS))
         .where(log_checkpoints.c.tenant_id == tenant_id, log_checkpoints.c.epoch == epoch)
         .order_by(log_checkpoints.c.size.desc())
         .limit(1)

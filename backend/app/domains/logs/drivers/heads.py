@@ -9,9 +9,11 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import among, insert
+from app.db.types import as_stored
 from app.domains.logs.tables import log_checkpoints, log_entries, log_heads, log_leaves, log_pending
 
 _COLUMNS = tuple(column for column in log_heads.columns if column.name != "tenant_id")
+_RAW = tuple(as_stored(column) for column in _COLUMNS)
 
 
 def insert_head(
@@ -39,10 +41,10 @@ def insert_head(
     connection.execute(statement.on_conflict_do_nothing(index_elements=["tenant_id", "epoch"]))
 
 
-def get_head(connection: DriverConnection, *, tenant_id: str) -> Row | None:
-    """Return the head of the newest epoch."""
+def get_head(connection: DriverConnection, *, tenant_id: str, raw: bool = False) -> Row | None:
+    """Return the head of the newest epoch; `raw` as it is stored."""
     statement = (
-        sa.select(*_COLUMNS)
+        sa.select(*(_RAW if raw else _COLUMNS))
         .where(log_heads.c.tenant_id == tenant_id)
         .order_by(log_heads.c.epoch.desc())
         .limit(1)

@@ -58,6 +58,17 @@ def get_key(connection: DriverConnection, *, tenant_id: str, key: str) -> Row | 
     )
 
 
+def delete_answers(connection: DriverConnection, *, tenant_id: str, prefix: str, text: str | None) -> None:
+    """Delete the keys of operations with this prefix whose stored answers hold a text, or of all of them."""
+    key = idempotency_keys.c
+    statement = idempotency_keys.delete().where(
+        key.tenant_id == tenant_id, key.operation.startswith(prefix, autoescape=True)
+    )
+    if text is not None:
+        statement = statement.where(key.response.contains(text, autoescape=True))
+    connection.execute(statement)
+
+
 def set_response(connection: DriverConnection, *, tenant_id: str, key: str, response: str) -> None:
     """Store the answer that later requests replay."""
     connection.execute(
@@ -65,3 +76,31 @@ def set_response(connection: DriverConnection, *, tenant_id: str, key: str, resp
         .where(idempotency_keys.c.tenant_id == tenant_id, idempotency_keys.c.key == key)
         .values(status=IdempotencyState.DONE.value, response=response)
     )
+
+
+def delete_key(connection: DriverConnection, *, tenant_id: str, key: str) -> None:
+    """Delete one key."""
+    connection.execute(
+        idempotency_keys.delete().where(
+            idempotency_keys.c.tenant_id == tenant_id, idempotency_keys.c.key == key
+        )
+    )
+
+
+def delete_expired(connection: DriverConnection, *, tenant_id: str, now: datetime, limit: int) -> int:
+    """Delete keys that expired until now, at most `limit`, and return how many."""
+    due = (
+        sa.select(idempotency_keys.c.key)
+        .where(idempotency_keys.c.tenant_id == tenant_id, idempotency_keys.c.expires_at <= now)
+        .limit(limit)
+    )
+    statement = (
+        idempotency_keys.delete()
+        .where(
+            idempotency_keys.c.tenant_id == tenant_id,
+            idempotency_keys.c.key.in_(due),
+            idempotency_keys.c.expires_at <= now,
+        )
+        .returning(idempotency_keys.c.key)
+    )
+    return len(connection.scalars(statement).all())

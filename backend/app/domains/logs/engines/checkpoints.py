@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -18,6 +18,9 @@ from app.domains.logs.errors import checkpoint_not_found, no_signing_key
 from app.domains.logs.models import CheckpointView, HaltReason
 from app.kernel import merkle
 from app.kernel.canonical_json import dumps, loads
+from app.kernel.pages import HIGHEST_KEY
+
+_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,20 @@ class Signed:
 def get_newest(connection: DriverConnection, *, tenant_id: str, epoch: int) -> Row | None:
     """Return the newest checkpoint of an epoch."""
     return driver.get_checkpoint(connection, tenant_id=tenant_id, epoch=epoch, size=None)
+
+
+def read_newest(connection: DriverConnection, *, tenant_id: str, epoch: int, raw: bool = False) -> Row | None:
+    """Return the newest checkpoint of an epoch for a check; `raw` as it is stored."""
+    return driver.get_checkpoint(connection, tenant_id=tenant_id, epoch=epoch, size=None, raw=raw)
+
+
+def says(text: str, size: int, root: str) -> bool:
+    """Tell whether a note is of this size and root."""
+    try:
+        checkpoint = note.parse_checkpoint(note.parse_note(text).text)
+    except NoteError:
+        return False
+    return (checkpoint.size, checkpoint.root.hex()) == (size, root)
 
 
 def judge(
@@ -132,6 +149,16 @@ def list_page(
 ) -> Sequence[Row]:
     """Return checkpoints, newest first."""
     return driver.list_checkpoints(connection, tenant_id=tenant_id, before=before, limit=limit)
+
+
+def list_all(connection: DriverConnection, *, tenant_id: str, epoch: int) -> Iterator[Row]:
+    """Yield every checkpoint of an epoch, newest first."""
+    before: tuple[int, int] | None = (epoch, HIGHEST_KEY)
+    while before is not None:
+        rows = driver.list_checkpoints(connection, tenant_id=tenant_id, before=before, limit=_PAGE)
+        mine = [row for row in rows if row["epoch"] == epoch]
+        yield from mine
+        before = (epoch, mine[-1]["size"]) if len(mine) == _PAGE else None
 
 
 def view(row: Row) -> CheckpointView:

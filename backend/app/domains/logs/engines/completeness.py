@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 from app.db.connection import DriverConnection, Row
 from app.domains.logs.drivers import leaves as driver
+from app.domains.logs.engines.recorded import stands
+from app.domains.logs.engines.row_reading import tolerant
 from app.kernel.canonical_json import loads
-from app.kernel.hashing import leaf_hash
 
 Leaf = Mapping[str, Any]
 
@@ -29,30 +30,40 @@ class FactsVerdict:
 def read_facts(
     connection: DriverConnection, *, tenant_id: str, run_id: str
 ) -> tuple[Sequence[Row], Row | None]:
-    """Return a run's leaves in order, and its counter."""
+    """Return a run's leaves in order, and its counter; damaged values come as they are."""
     return (
-        driver.list_leaves(connection, tenant_id=tenant_id, run_id=run_id),
-        driver.get_counter(connection, tenant_id=tenant_id, run_id=run_id),
+        tolerant(driver.list_leaves, connection, tenant_id=tenant_id, run_id=run_id),
+        tolerant(driver.get_counter, connection, tenant_id=tenant_id, run_id=run_id),
     )
 
 
-def check_facts(leaves: Sequence[Leaf], counter: Mapping[str, Any] | None) -> FactsVerdict:
-    """Return whether facts are numbered 1..N without a gap, close as they say, and hash as they should."""
+def check_facts(
+    leaves: Sequence[Leaf], counter: Mapping[str, Any] | None, *, sound: bool | None = None
+) -> FactsVerdict:
+    """Return whether facts are numbered 1..N without a gap, close as they say, and hash as they should.
+
+    `sound` is whether all leaves have their statement's hash, where that was found out already.
+    """
     main = [leaf for leaf in leaves if not leaf["late"]]
     late = [leaf for leaf in leaves if leaf["late"]]
-    expected = 0 if counter is None else int(counter["fact_count"])
-    expected_late = 0 if counter is None else int(counter["late_count"])
+    expected, expected_late = _counted(counter, "fact_count"), _counted(counter, "late_count")
     closing = [leaf for leaf in main if leaf["type"] == "run.completed"]
     code = None
-    closed = counter is not None and bool(counter["closed"])
+    closed = counter is not None and counter["closed"]
     if not _is_counted(main, expected) or not _is_counted(late, expected_late):
         code = "FACT_GAP"
-    elif (counter is not None and closed != bool(closing)) or (closing and not _closes(main, closing)):
+    elif (counter is not None and closed is not bool(closing)) or (closing and not _closes(main, closing)):
         code = "CLOSURE_MISMATCH"
-    elif any(leaf_hash(leaf["statement"]) != leaf["leaf_hash"] for leaf in leaves):
+    elif not (all(stands(leaf) for leaf in leaves) if sound is None else sound):
         code = "LOG_MISMATCH"
     status: Literal["COMPLETE", "OPEN", "INCOMPLETE"] = "COMPLETE" if closing else "OPEN"
-    return FactsVerdict("INCOMPLETE" if code else status, expected, len(main), len(late), code)
+    return FactsVerdict("INCOMPLETE" if code else status, max(0, expected), len(main), len(late), code)
+
+
+def _counted(counter: Mapping[str, Any] | None, name: str) -> int:
+    """Return a count; one that is no number any more counts nothing, so that facts are left over."""
+    value = 0 if counter is None else counter[name]
+    return value if isinstance(value, int) else -1
 
 
 def _is_counted(leaves: Sequence[Leaf], expected: int) -> bool:

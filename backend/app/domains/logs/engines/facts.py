@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,11 +19,14 @@ from app.kernel.hashing import leaf_hash
 MAX_STATEMENT_BYTES = 65_535
 # Statements of a member set carry this version until the set changes.
 STATEMENT_VERSION = 1
+_NUMBER = '"no":'
+_NO_NUMBER = f"{_NUMBER}null"
+_LONGEST_NUMBER = 19
 
 
 def flush(connection: DriverConnection, facts: Sequence[Fact], *, tenant_id: str, now: datetime) -> None:
     """Number and insert all facts; refuse with RUN_CLOSED a live fact of a run that has ended."""
-    if not facts:
+    if not facts or _append_open(connection, facts, tenant_id=tenant_id, now=now):
         return
     numbers: dict[str, tuple[int | None, bool]] = {}
     ordered = sorted(facts, key=lambda fact: fact.closes_run)
@@ -46,6 +49,42 @@ def flush(connection: DriverConnection, facts: Sequence[Fact], *, tenant_id: str
             extra["closure"] = _closure(connection, ordered, fact, number, tenant_id=tenant_id)
         rows.append(_leaf(fact, extra, tenant_id=tenant_id, run_id=run_id, number=number, late=late, now=now))
     driver.insert_leaves(connection, rows, tenant_id=tenant_id)
+
+
+def _append_open(
+    connection: DriverConnection, facts: Sequence[Fact], *, tenant_id: str, now: datetime
+) -> bool:
+    """Write facts of one open run in one statement, where that can be; False when nothing was done."""
+    run_id = facts[0].run_id
+    alike = run_id is not None and all(
+        fact.run_id == run_id and not fact.starts_run and not fact.closes_run for fact in facts
+    )
+    if connection.dialect_name != "postgresql" or run_id is None or not alike:
+        return False
+    rows = []
+    for place, fact in enumerate(facts, 1):
+        text = _statement(
+            fact, fact.extra, tenant_id=tenant_id, run_id=run_id, number=None, late=False, now=now
+        )
+        if len(text.encode()) + _LONGEST_NUMBER > MAX_STATEMENT_BYTES:
+            return False
+        # What follows the number holds names alone, so the last one of these is the member itself.
+        head, _, tail = text.rpartition(_NO_NUMBER)
+        rows.append(
+            {
+                "fact_id": fact.fact_id,
+                "type": fact.type,
+                "v": STATEMENT_VERSION,
+                "ref_table": fact.table,
+                "ref_key": dumps(fact.key),
+                "ref_version": fact.version,
+                "attempt": fact.attempt,
+                "place": place,
+                "head": head + _NUMBER,
+                "tail": tail,
+            }
+        )
+    return driver.append_counted(connection, rows, tenant_id=tenant_id, run_id=run_id, now=now)
 
 
 def _take_numbers(
@@ -83,6 +122,34 @@ def _leaf(
     late: bool,
     now: datetime,
 ) -> dict[str, Any]:
+    statement = _statement(fact, extra, tenant_id=tenant_id, run_id=run_id, number=number, late=late, now=now)
+    return {
+        "fact_id": fact.fact_id,
+        "type": fact.type,
+        "v": STATEMENT_VERSION,
+        "ref_table": fact.table,
+        "ref_key": dumps(fact.key),
+        "ref_version": fact.version,
+        "run_id": run_id,
+        "attempt": fact.attempt,
+        "fact_no": number,
+        "late": late,
+        "statement": statement,
+        "leaf_hash": leaf_hash(statement),
+        "created_at": now,
+    }
+
+
+def _statement(
+    fact: Fact,
+    extra: Mapping[str, Any],
+    *,
+    tenant_id: str,
+    run_id: str | None,
+    number: int | None,
+    late: bool,
+    now: datetime,
+) -> str:
     statement = statement_text(
         {
             "type": fact.type,
@@ -103,18 +170,4 @@ def _leaf(
     size = len(statement.encode())
     if size > MAX_STATEMENT_BYTES:
         raise statement_too_large(fact.type, size)
-    return {
-        "fact_id": fact.fact_id,
-        "type": fact.type,
-        "v": STATEMENT_VERSION,
-        "ref_table": fact.table,
-        "ref_key": dumps(fact.key),
-        "ref_version": fact.version,
-        "run_id": run_id,
-        "attempt": fact.attempt,
-        "fact_no": number,
-        "late": late,
-        "statement": statement,
-        "leaf_hash": leaf_hash(statement),
-        "created_at": now,
-    }
+    return statement

@@ -60,6 +60,11 @@ def get_head(connection: DriverConnection, *, tenant_id: str) -> Row | None:
     return driver.get_head(connection, tenant_id=tenant_id)
 
 
+def read_head(connection: DriverConnection, *, tenant_id: str, raw: bool = False) -> Row | None:
+    """Return the newest head for a check; `raw` as it is stored."""
+    return driver.get_head(connection, tenant_id=tenant_id, raw=raw)
+
+
 def lock_head(connection: DriverConnection, *, tenant_id: str) -> Row | None:
     """Return the newest head, locked and ACTIVE; None when there is none, or somebody else works on it."""
     head = driver.get_head(connection, tenant_id=tenant_id)
@@ -80,6 +85,19 @@ def halt(
         expected=LogState.ACTIVE.value,
         state=LogState.HALTED.value,
         reason=reason.value,
+        now=now,
+    )
+
+
+def resume(connection: DriverConnection, *, tenant_id: str, epoch: int, now: datetime) -> bool:
+    """Let a HALTED log grow again; return False when it is not halted."""
+    return driver.set_state(
+        connection,
+        tenant_id=tenant_id,
+        epoch=epoch,
+        expected=LogState.HALTED.value,
+        state=LogState.ACTIVE.value,
+        reason=None,
         now=now,
     )
 

@@ -37,6 +37,24 @@ def claim(
     return str(row["response"])
 
 
-def complete(connection: DriverConnection, *, tenant_id: str, key: str, response: str) -> None:
-    """Store the response under a claimed key."""
+def forget_answers(
+    connection: DriverConnection, *, tenant_id: str, prefix: str, text: str | None = None
+) -> None:
+    """Forget the keys of operations with this prefix whose answers hold a text, or (null) of all of them.
+
+    What is destroyed must not live on in an answer that a key replays. A forgotten key is like a new one.
+    """
+    driver.delete_answers(connection, tenant_id=tenant_id, prefix=prefix, text=text)
+
+
+def forget_expired(connection: DriverConnection, *, tenant_id: str, now: datetime, limit: int) -> int:
+    """Forget keys whose day is over, at most `limit`, and return how many."""
+    return driver.delete_expired(connection, tenant_id=tenant_id, now=now, limit=limit)
+
+
+def complete(connection: DriverConnection, *, tenant_id: str, key: str, response: str | None) -> None:
+    """Store the response under a claimed key; without one the key is free again."""
+    if response is None:
+        driver.delete_key(connection, tenant_id=tenant_id, key=key)
+        return
     driver.set_response(connection, tenant_id=tenant_id, key=key, response=response)

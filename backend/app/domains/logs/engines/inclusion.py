@@ -12,6 +12,7 @@ from app.domains.logs.drivers import heads as heads_driver
 from app.domains.logs.drivers import tree as driver
 from app.domains.logs.engines import note
 from app.domains.logs.engines.note import Checkpoint, NoteError, SigningKey
+from app.domains.logs.engines.row_reading import tolerant
 from app.domains.logs.engines.sequence import tile_loader
 from app.domains.logs.engines.tiles import MissingTileError, TileTree
 from app.kernel import merkle
@@ -47,7 +48,7 @@ def read_log(
     connection: DriverConnection, leaves: Sequence[Leaf], *, tenant_id: str, key: SigningKey | None
 ) -> LogFacts:
     """Return what the log holds of these leaves, and the key that its checkpoints should be signed with."""
-    head = heads_driver.get_head(connection, tenant_id=tenant_id)
+    head = tolerant(heads_driver.get_head, connection, tenant_id=tenant_id)
     fact_ids = [leaf["fact_id"] for leaf in leaves]
     if head is None:
         queued = driver.list_queued(connection, fact_ids, tenant_id=tenant_id)
@@ -56,7 +57,9 @@ def read_log(
     indices = driver.list_indices(connection, fact_ids, tenant_id=tenant_id, epoch=epoch)
     missing = [name for name in fact_ids if name not in indices]
     queued = driver.list_queued(connection, missing, tenant_id=tenant_id) if missing else set()
-    checkpoint = checkpoints_driver.get_checkpoint(connection, tenant_id=tenant_id, epoch=epoch, size=None)
+    checkpoint = tolerant(
+        checkpoints_driver.get_checkpoint, connection, tenant_id=tenant_id, epoch=epoch, size=None
+    )
     load = tile_loader(connection, tenant_id=tenant_id, epoch=epoch)
     tree = TileTree(checkpoint["size"] if checkpoint else 0, load)
     return LogFacts(head, checkpoint, indices, frozenset(queued), tree, key)
@@ -65,9 +68,16 @@ def read_log(
 def verify_inclusion(leaves: Sequence[Leaf], facts: LogFacts) -> LogVerdict:
     """Return whether every leaf, hashed again from its statement, is under the signed root.
 
-    A leaf that is neither in the tree nor in the queue, a checkpoint that does not open, and a tree that does
-    not give its root are LOG_MISMATCH.
+    A leaf that is neither in the tree nor in the queue, a checkpoint that does not open, a tree that does not
+    give its root, and rows of the log that hold no sizes and hashes any more are LOG_MISMATCH.
     """
+    try:
+        return _verdict(leaves, facts)
+    except (AttributeError, TypeError, ValueError):
+        return LogVerdict("FAILED", None, 0, None, "LOG_MISMATCH")
+
+
+def _verdict(leaves: Sequence[Leaf], facts: LogFacts) -> LogVerdict:
     origin = None if facts.head is None else facts.head["origin"]
     known = facts.indices.keys() | facts.queued
     lost = any(leaf["fact_id"] not in known for leaf in leaves)

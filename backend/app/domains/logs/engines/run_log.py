@@ -7,6 +7,7 @@ from datetime import datetime
 
 from app.db.connection import DriverConnection, Row
 from app.domains.logs.drivers import ledger as driver
+from app.domains.logs.drivers import ledger_windows
 from app.domains.logs.errors import entry_not_found
 from app.domains.logs.models import (
     GOVERNANCE_ENTITIES,
@@ -42,6 +43,21 @@ def count_events(connection: DriverConnection, *, tenant_id: str, run_id: str) -
     """Return how many governance events a run has."""
     return driver.count_run_entries(
         connection, tenant_id=tenant_id, run_id=run_id, entity_types=GOVERNANCE_ENTITIES
+    )
+
+
+def list_between(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    run_id: str,
+    since: datetime,
+    until: datetime,
+    limit: int,
+) -> Sequence[Row]:
+    """Return the ledger's entries of a run in [since, until], oldest first, without their states."""
+    return ledger_windows.list_run_events(
+        connection, tenant_id=tenant_id, run_id=run_id, since=since, until=until, limit=limit
     )
 
 
