@@ -36,6 +36,17 @@ def parent_not_found() -> HocError:
     )
 
 
+def cited_run_not_found(field: str = "run_id") -> HocError:
+    """A run that a body names and this tenant does not have."""
+    return HocError(
+        ErrorKind.INVALID,
+        "REFERENCE_NOT_FOUND",
+        f"{field} cites a run that does not exist.",
+        errors=[{"field": f"/{field}", "code": "reference", "detail": "no such run"}],
+        extra={"field": field},
+    )
+
+
 def quota_exceeded(quota: str, *, retry_after: int) -> HocError:
     """A start above the plan's concurrent or daily runs; no run number is used up."""
     return HocError(
@@ -51,6 +62,21 @@ def run_not_running(run_id: str, status: str) -> HocError:
     """A call that only a running run takes."""
     return HocError(
         ErrorKind.CONFLICT, "RUN_NOT_RUNNING", f"Run {run_id} is {status}.", extra={"status": status}
+    )
+
+
+def run_not_terminal(run_id: str) -> HocError:
+    """A question about the end of a run that still runs."""
+    return HocError(ErrorKind.CONFLICT, "RUN_NOT_TERMINAL", f"Run {run_id} is still running.")
+
+
+def evaluation_conflict(run_id: str, status: str) -> HocError:
+    """An evaluation asked for under another ending than the run's."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "EVALUATION_CONFLICT",
+        f"Run {run_id} ended as {status}.",
+        extra={"status": status},
     )
 
 
@@ -103,4 +129,29 @@ def max_attempts_reached(max_attempts: int) -> HocError:
         "MAX_ATTEMPTS_REACHED",
         f"The run has used its {max_attempts} attempts.",
         extra={"max_attempts": max_attempts},
+    )
+
+
+def missing_member(code: str, name: str) -> HocError:
+    """A sighting that does not say what was seen, where, by whom or on what grounds."""
+    return HocError(
+        ErrorKind.INVALID,
+        code,
+        f"A signal needs {name}.",
+        errors=[{"field": f"/{name}", "code": "missing", "detail": "must not be empty"}],
+    )
+
+
+def signal_not_found() -> HocError:
+    """A signal that this tenant does not have."""
+    return HocError(ErrorKind.NOT_FOUND, "SIGNAL_NOT_FOUND", "No such signal.")
+
+
+def signal_promoted(incident_id: str) -> HocError:
+    """A signal that an incident has taken over."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "SIGNAL_PROMOTED",
+        "The signal was escalated; go on with its incident.",
+        extra={"incident_id": incident_id},
     )

@@ -139,12 +139,27 @@ class BrokenRule:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a run ends: the requested end, with the reason settled."""
+    """How a run ends: the requested end, with the reason settled.
+
+    A run that is halted may name the step that it stopped at (else its last) and the rule that stopped it.
+    """
 
     status: RunStatus
     termination_reason: TerminationReason
     error_code: str | None = None
     error_message: str | None = None
+    stopped_at_step: int | None = None
+    violation_rule_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Projections:
+    """By how much a run's row rises: further incidents and drafts, a violation, at least this risk."""
+
+    incidents: int = 0
+    drafts: int = 0
+    violation: bool = False
+    risk: RiskLevel = RiskLevel.NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +284,13 @@ class ExpireRuns(Input):
     """End runs past their deadline, at most `limit` of them."""
 
     limit: int = Field(500, ge=1, le=500)
+
+
+class RequireEvaluation(Input):
+    """Name a run and how it ended, to get the evaluation of that ending."""
+
+    run_id: Identifier
+    run_status: Short
 
 
 class RunRef(Input):
@@ -413,3 +435,63 @@ class RunKey:
 
     started_at: datetime
     run_id: str
+
+
+class EmitSignal(Input):
+    """Report something noticed; what is empty is refused by name."""
+
+    artifact: Annotated[Text, StringConstraints(max_length=512)] = ""
+    signal_type: Annotated[Text, StringConstraints(max_length=128)] = ""
+    evidence: Annotated[dict[str, Any], _bounded(MAX_PLAN_BYTES)] = Field(default_factory=dict)
+    detected_by: Annotated[Text, StringConstraints(max_length=255)] = ""
+    field: Short | None = None
+    confidence: float | None = Field(None, ge=0, le=1)
+    notes: LongText | None = None
+    phase: Short | None = None
+    environment: Short | None = None
+    run_id: Identifier | None = None
+
+
+class ListSignals(ListInput):
+    """List signals, most often seen first, then newest."""
+
+    artifact: Annotated[Text, StringConstraints(min_length=1, max_length=512)] | None = None
+    signal_type: Annotated[Text, StringConstraints(min_length=1, max_length=128)] | None = None
+    status: SignalStatus | None = None
+
+
+class SignalPath(Input):
+    """Name one signal."""
+
+    signal_id: Identifier
+
+
+class SuppressSignal(SignalPath):
+    """Ignore a signal for a while; it is still counted."""
+
+    minutes: int = Field(1440, ge=1, le=43_200)
+
+
+class SignalView(Output):
+    """Something that was noticed, how often, and what became of it."""
+
+    signal_id: str
+    artifact: str
+    field: str | None
+    signal_type: str
+    detected_by: str
+    phase: str | None
+    environment: str | None
+    first_seen_at: OutputTime
+    notes: str | None
+    evidence: dict[str, Any]
+    confidence: float | None
+    last_seen_at: OutputTime
+    seen_count: int
+    last_run_id: str | None
+    status: SignalStatus
+    acked_at: OutputTime | None
+    acked_by: str | None
+    suppressed_until: OutputTime | None
+    incident_id: str | None
+    version: int

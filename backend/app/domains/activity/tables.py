@@ -98,6 +98,16 @@ runs = tenant_table(
     sa.Index("ix_runs_actor", "tenant_id", "actor_type", "started_at", "run_id"),
     sa.Index("ix_runs_parent", "tenant_id", "parent_run_id", "started_at", "run_id"),
     sa.Index("ix_runs_subject", "tenant_id", "subject_ref"),
+    sa.Index("ix_runs_snapshot", "tenant_id", "policy_snapshot_id", "started_at"),
+    # Maintenance asks for what ended of late.
+    sa.Index(
+        "ix_runs_completed",
+        "tenant_id",
+        "completed_at",
+        "run_id",
+        sqlite_where=sa.text("completed_at IS NOT NULL"),
+        postgresql_where=sa.text("completed_at IS NOT NULL"),
+    ),
     # Maintenance asks for what is overdue; ended runs are not in it.
     sa.Index(
         "ix_runs_due",

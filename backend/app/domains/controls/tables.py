@@ -243,7 +243,7 @@ limit_overrides = tenant_table(
     primary_key=("override_id",),
 )
 
-govern(limits, "AUDITED")
+govern(limits, "AUDITED", operated=True)
 govern(limit_overrides, "AUDITED", protected=("reason", "review_notes"))
 govern(usage_records, "APPEND", types=("usage",), json_columns=("usage",))
 govern(limit_breaches, "APPEND", types=("breach",), protected=("details",))

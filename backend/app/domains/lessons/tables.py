@@ -85,5 +85,6 @@ govern(
     types=("lesson",),
     protected=("title", "description", "dismissed_reason"),
     json_columns=("detected_pattern",),
+    entity="LESSON",
 )
 exempt(lesson_debounce, "state that says when a lesson of this kind was last learned")

@@ -95,6 +95,23 @@ def policy_integrity(rule_id: str, rule_version: int) -> HocError:
     )
 
 
+def run_not_authorized(errors: Sequence[Mapping[str, Any]]) -> HocError:
+    """A start that a START rule forbids; the run does not exist and its id stays free."""
+    return HocError(
+        ErrorKind.FORBIDDEN, "RUN_NOT_AUTHORIZED", "A rule forbids this run to start.", errors=errors
+    )
+
+
+def check_conflict(decision_id: str) -> HocError:
+    """A check_id under which something else was asked before."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "CHECK_CONFLICT",
+        "This check_id was used for another action or estimate.",
+        extra={"decision_id": decision_id},
+    )
+
+
 def dependency_cycle(path: Sequence[str]) -> HocError:
     """A depends_on list that leads back to the rule itself."""
     return HocError(
@@ -124,3 +141,38 @@ def invalid_input(field: str, message: str, *, code: str = "invalid") -> HocErro
         f"{field}: {message}",
         errors=[{"field": f"/{field}", "code": code, "detail": message}],
     )
+
+
+def proposal_not_found() -> HocError:
+    """A proposal that this tenant does not have."""
+    return HocError(ErrorKind.NOT_FOUND, "PROPOSAL_NOT_FOUND", "No such proposal.")
+
+
+def proposal_exists() -> HocError:
+    """A proposal id that is taken."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "PROPOSAL_EXISTS",
+        "Another proposal already has this id.",
+        errors=[{"field": "/proposal_id", "code": "taken", "detail": "Another proposal has this id."}],
+    )
+
+
+def proposal_reviewed(status: str) -> HocError:
+    """A change of a proposal that was decided on."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "PROPOSAL_REVIEWED",
+        f"The proposal is {status}; a review is final.",
+        extra={"status": status},
+    )
+
+
+def human_required() -> HocError:
+    """An approval by anything but a person."""
+    return HocError(ErrorKind.FORBIDDEN, "HUMAN_REQUIRED", "Only a person approves a proposal.")
+
+
+def self_approval() -> HocError:
+    """An approval by the one who proposed it."""
+    return HocError(ErrorKind.FORBIDDEN, "SELF_APPROVAL", "Nobody approves a proposal of their own.")

@@ -14,7 +14,7 @@ from app.db.metadata import (
     tenant_table,
 )
 from app.db.types import CanonicalText, Flag, Timestamp
-from app.domains.policies.models import (
+from app.domains.policies.models.vocabulary import (
     Effect,
     EnforcementMode,
     Moment,
@@ -57,6 +57,12 @@ policy_proposals: Table = tenant_table(
         name="review",
     ),
     primary_key=("proposal_id",),
+)
+Index(
+    "ix_policy_proposals_created",
+    policy_proposals.c.tenant_id,
+    policy_proposals.c.created_at,
+    policy_proposals.c.proposal_id,
 )
 Index(
     "ix_policy_proposals_status",
@@ -216,6 +222,7 @@ prevention_records: Table = tenant_table(
     CheckConstraint("length(rule_hash) = 64", name="rule_hash"),
     Index("ix_prevention_records_time", "tenant_id", "created_at", "prevention_id"),
     Index("ix_prevention_records_run", "tenant_id", "run_id", "created_at", "prevention_id"),
+    Index("ix_prevention_records_decision", "tenant_id", "decision_id"),
     Index("ix_prevention_records_rule", "tenant_id", "rule_id", "created_at", "prevention_id"),
     primary_key=("prevention_id",),
 )

@@ -109,8 +109,12 @@ def set_run(
     expected_status: str,
     expected_attempt: int,
     values: Mapping[str, Any],
-) -> bool:
-    """Change a run that is still in this status and attempt; return False when it moved on."""
+    raised: Mapping[str, Any],
+) -> Mapping[str, Any] | None:
+    """Change a run that is still in this status and attempt, and return it; None when it moved on.
+
+    `raised` are the projections that go up with it (see `raise_projections`).
+    """
     statement = (
         sa.update(runs)
         .where(
@@ -119,9 +123,38 @@ def set_run(
             runs.c.status == expected_status,
             runs.c.attempt == expected_attempt,
         )
-        .values({**values, "version": runs.c.version + 1})
+        .values({**values, **_raised(**raised), "version": runs.c.version + 1})
+        .returning(*_ALL)
     )
-    return connection.execute(statement).rowcount == 1
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def raise_projections(
+    connection: DriverConnection, *, tenant_id: str, run_id: str, raised: Mapping[str, Any], now: datetime
+) -> None:
+    """Raise what a run's row tells of its incidents, lessons and risk; nothing of it ever falls."""
+    statement = (
+        sa.update(runs)
+        .where(runs.c.tenant_id == tenant_id, runs.c.run_id == run_id)
+        .values({**_raised(**raised), "updated_at": now, "version": runs.c.version + 1})
+    )
+    connection.execute(statement)
+
+
+def _raised(
+    *, incidents: int = 0, drafts: int = 0, violation: bool = False, ranks: Mapping[str, int], risk: str
+) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if incidents:
+        values["incident_count"] = runs.c.incident_count + incidents
+    if drafts:
+        values["policy_draft_count"] = runs.c.policy_draft_count + drafts
+    if violation:
+        values["policy_violation"] = True
+    lower = [word for word, rank in ranks.items() if rank < ranks[risk]]
+    if lower:
+        values["risk_level"] = sa.case((runs.c.risk_level.in_(lower), risk), else_=runs.c.risk_level)
+    return values
 
 
 def list_runs(

@@ -36,10 +36,12 @@ TERMINATIONS: Mapping[RunStatus, tuple[TerminationReason, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What was recorded against an attempt until it ended."""
+    """What was recorded against an attempt until it ended; `advisory` are preventions but AUDITED ones."""
 
     violation_incidents: int = 0
+    incidents: int = 0
     preventions: int = 0
+    advisory: int = 0
     breaches: int = 0
     outcome_kind: OutcomeKind = OutcomeKind.NONE
     outcome_ref: str | None = None
@@ -60,7 +62,7 @@ def decide_evaluation(status: RunStatus, findings: Findings) -> Evaluation:
     """Return what the evaluation of an ended attempt says: the first outcome that holds."""
     if findings.violation_incidents:
         outcome = EvaluationOutcome.VIOLATION_INCIDENT
-    elif status is RunStatus.HALTED or findings.preventions or findings.breaches:
+    elif status is RunStatus.HALTED or findings.advisory or findings.breaches:
         outcome = EvaluationOutcome.ADVISORY
     elif status is RunStatus.SUCCEEDED:
         outcome = EvaluationOutcome.NO_VIOLATION
@@ -74,7 +76,7 @@ def decide_evaluation(status: RunStatus, findings: Findings) -> Evaluation:
         policies_checked=findings.policies_checked,
         counts={
             "breaches": findings.breaches,
-            "incidents": findings.violation_incidents,
+            "incidents": findings.incidents,
             "preventions": findings.preventions,
         },
     )

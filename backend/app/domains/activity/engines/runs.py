@@ -19,7 +19,16 @@ from app.domains.activity.errors import (
 from app.domains.activity.errors import (
     run_exists as run_id_taken,
 )
-from app.domains.activity.models import Ending, ListRuns, RiskLevel, RunKey, RunStatus, RunView, StartRun
+from app.domains.activity.models import (
+    Ending,
+    ListRuns,
+    Projections,
+    RiskLevel,
+    RunKey,
+    RunStatus,
+    RunView,
+    StartRun,
+)
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.hashing import keyed_digest
 
@@ -51,6 +60,11 @@ def lock_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Ro
     if row is None:
         raise run_not_found()
     return row
+
+
+def find_and_lock(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Row | None:
+    """Lock and return a run's row (first of all locks), None when the tenant has no such run."""
+    return driver.lock_run(connection, tenant_id=tenant_id, run_id=run_id)
 
 
 def lock_run_state(connection: DriverConnection, *, tenant_id: str, run_id: str) -> tuple[RunStatus, int]:
@@ -211,11 +225,12 @@ def end_values(
     ending: Ending, *, digest: str, step_count: int, protected: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     """Return what an ending changes of its run; a halted run names the step that it stopped at."""
-    halted = ending.status is RunStatus.HALTED
+    stopped = step_count if ending.stopped_at_step is None else ending.stopped_at_step
     return {
         "status": ending.status.value,
         "termination_reason": ending.termination_reason.value,
-        "stopped_at_step": step_count if halted else None,
+        "stopped_at_step": stopped if ending.status is RunStatus.HALTED else None,
+        "violation_rule_id": ending.violation_rule_id,
         "error_code": ending.error_code,
         "completed_at": now,
         "complete_digest": digest,
@@ -225,18 +240,49 @@ def end_values(
     }
 
 
-def set_run(connection: DriverConnection, *, tenant_id: str, run: Row, values: Row) -> dict[str, Any]:
-    """Change a locked running run and return its row as changed; RuntimeError when it moved."""
-    if not driver.set_run(
+def set_run(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    run: Row,
+    values: Row,
+    raised: Projections | None = None,
+) -> Row:
+    """Change a locked running run and return its row as it now is; RuntimeError when it moved."""
+    changed = driver.set_run(
         connection,
         tenant_id=tenant_id,
         run_id=run["run_id"],
         expected_status=RunStatus.RUNNING,
         expected_attempt=run["attempt"],
         values=values,
-    ):
+        raised=_raised(raised or Projections()),
+    )
+    if changed is None:
         raise RuntimeError(f"run {run['run_id']} moved under its own lock")
-    return {**run, **values, "version": run["version"] + 1}
+    return changed
+
+
+def raise_projections(
+    connection: DriverConnection, *, tenant_id: str, run_id: str, raised: Projections, now: datetime
+) -> None:
+    """Raise what a run's row tells of its incidents, lessons and risk, also when the run has ended.
+
+    The update takes the run's lock, which comes before all others: hold it before the first of them.
+    """
+    driver.raise_projections(connection, tenant_id=tenant_id, run_id=run_id, raised=_raised(raised), now=now)
+
+
+def _raised(raised: Projections) -> dict[str, Any]:
+    ranks = {level.value: rank for rank, level in enumerate(RiskLevel)}
+    risk = RiskLevel.VIOLATED if raised.violation else raised.risk
+    return {
+        "incidents": raised.incidents,
+        "drafts": raised.drafts,
+        "violation": raised.violation,
+        "ranks": ranks,
+        "risk": risk.value,
+    }
 
 
 def list_runs(

@@ -9,7 +9,8 @@ from typing import Any
 from app.domains.policies.engines.conditions import Answer, ConditionInputs, judge
 from app.domains.policies.engines.snapshots import CompiledRule, CompiledSnapshot
 from app.domains.policies.engines.versions import verdict_of
-from app.domains.policies.models import AccessDecision, AccessReason, Effect, MatchedRule
+from app.domains.policies.models.rules import AccessDecision, MatchedRule
+from app.domains.policies.models.vocabulary import AccessReason, Effect
 
 
 @dataclass(frozen=True, slots=True)

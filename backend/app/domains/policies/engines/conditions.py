@@ -19,7 +19,7 @@ import cel
 
 from app.domains.policies.engines.condition_text import MACROS, Reading, position, read
 from app.domains.policies.errors import InvalidConditionError
-from app.domains.policies.models import MAX_CONDITION_LENGTH, Moment, RuleKind
+from app.domains.policies.models.vocabulary import MAX_CONDITION_LENGTH, Moment, RuleKind
 
 MAX_COMPREHENSION_DEPTH: Final = 2
 MAX_ADDITIONS: Final = 32
@@ -334,6 +334,9 @@ def _is_not_boolean(compiled: CompiledCondition, inputs: ConditionInputs) -> boo
 
 
 def _largest(value: Any) -> int:
+    # Nearly every value is one of these, and asking for a Mapping costs more than all the rest here.
+    if type(value) in (str, float, int, bool):
+        return 1
     if isinstance(value, Mapping):
         return max(len(value), 1, *(_largest(item) for item in value.values()))
     if isinstance(value, list | tuple):

@@ -1,27 +1,29 @@
-"""Policies: find rules that disagree; pure."""
+"""Policies: find rules, and limits, that disagree; pure."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Final
 
 from app.domains.policies.engines.versions import verdict_of
-from app.domains.policies.models import (
-    Conflict,
+from app.domains.policies.models.rules import Conflict, ConflictView, RuleVersion
+from app.domains.policies.models.vocabulary import (
     ConflictSeverity,
     ConflictType,
     Effect,
     EnforcementMode,
     RuleScope,
-    RuleVersion,
 )
 
 _OPPOSITE: Final = (
     {Effect.ALLOW.value, Effect.DENY.value},
     {EnforcementMode.BLOCK.value, EnforcementMode.DISABLED.value},
 )
+_DAY: Final = 86_400
+# Only their order counts here; a budget that never resets is longer than any other.
+_PERIODS: Final = {"DAILY": _DAY, "WEEKLY": 7 * _DAY, "MONTHLY": 28 * _DAY, "NONE": 10**9}
 
 
 def compare_rules(one: RuleVersion, other: RuleVersion) -> Conflict | None:
@@ -64,13 +66,77 @@ def find_conflicts(rules: Iterable[RuleVersion]) -> list[Conflict]:
         for one, other in combinations(alike, 2)
         if (conflict := compare_rules(one, other)) is not None
     ]
-    return sorted(found, key=lambda item: (item.severity.value, item.rule_id, item.other_rule_id))
+    return sorted(found, key=lambda item: (item.severity.value, item.one_id, item.other_id))
 
 
 def find_blocking(rule: RuleVersion, others: Iterable[RuleVersion]) -> list[Conflict]:
     """Return the disagreements with other rules that forbid this one to be ACTIVE beside them."""
     found = [conflict for other in others if (conflict := compare_rules(rule, other)) is not None]
     return [conflict for conflict in found if conflict.severity is ConflictSeverity.BLOCKING]
+
+
+def find_limit_conflicts(limits: Iterable[Mapping[str, Any]]) -> list[Conflict]:
+    """Return the ACTIVE limits that contradict each other, by their ids; all of it is a WARNING.
+
+    Over one window, values more than half of the larger apart are a THRESHOLD_CONTRADICTION; a shorter
+    window that allows more than a longer one is a TEMPORAL_CONFLICT. A limit on one run has no window
+    that ends.
+    """
+    alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for limit in sorted(limits, key=lambda limit: str(limit["limit_id"])):
+        alike[limit["metric"], limit["scope"], limit["scope_id"]].append(limit)
+    found = [
+        conflict
+        for group in alike.values()
+        for one, other in combinations(group, 2)
+        if (conflict := _compare_limits(one, other)) is not None
+    ]
+    return sorted(found, key=lambda item: (item.one_id, item.other_id))
+
+
+def _compare_limits(one: Mapping[str, Any], other: Mapping[str, Any]) -> Conflict | None:
+    small, large = sorted((one, other), key=lambda limit: int(limit["max_value"]))
+    least, most = int(small["max_value"]), int(large["max_value"])
+    if _window(one) == _window(other):
+        if 2 * (most - least) <= most:
+            return None
+        kind, words = ConflictType.THRESHOLD_CONTRADICTION, "over one window, and more than 50% apart"
+    else:
+        of_small, of_large = _seconds(small), _seconds(large)
+        if of_small is None or of_large is None or least == most or of_large >= of_small:
+            return None
+        kind, words = (
+            ConflictType.TEMPORAL_CONFLICT,
+            f"and the shorter window of {large['limit_id']} allows more",
+        )
+    detail = f"{least / 1_000_000:g} and {most / 1_000_000:g} {one['metric']}, {words}"
+    return Conflict(
+        kind, ConflictSeverity.WARNING, one["limit_id"], other["limit_id"], detail, entity_type="LIMIT"
+    )
+
+
+def _window(limit: Mapping[str, Any]) -> tuple[Any, ...]:
+    return limit["category"], limit["reset_period"], limit["window_seconds"]
+
+
+def _seconds(limit: Mapping[str, Any]) -> int | None:
+    if limit["window_seconds"] is not None:
+        return int(limit["window_seconds"])
+    return _PERIODS.get(limit["reset_period"] or "")
+
+
+def conflict_view(conflict: Conflict) -> ConflictView:
+    """Return what a caller sees of a conflict."""
+    of_rules = conflict.entity_type == "RULE"
+    return ConflictView(
+        conflict_type=conflict.conflict_type,
+        severity=conflict.severity,
+        rule_id=conflict.one_id if of_rules else None,
+        other_rule_id=conflict.other_id if of_rules else None,
+        limit_id=None if of_rules else conflict.one_id,
+        other_limit_id=None if of_rules else conflict.other_id,
+        detail=conflict.detail,
+    )
 
 
 def as_errors(conflicts: Sequence[Conflict]) -> list[dict[str, Any]]:
@@ -80,8 +146,8 @@ def as_errors(conflicts: Sequence[Conflict]) -> list[dict[str, Any]]:
             "field": "/rule_id",
             "code": conflict.conflict_type.value,
             "detail": conflict.detail,
-            "rule_id": conflict.rule_id,
-            "other_rule_id": conflict.other_rule_id,
+            "rule_id": conflict.one_id,
+            "other_rule_id": conflict.other_id,
         }
         for conflict in conflicts
     ]

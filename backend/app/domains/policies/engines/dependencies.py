@@ -6,14 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from app.domains.policies.models import (
-    DependencyType,
-    DependencyView,
-    PlaneBinding,
-    RuleScope,
-    RuleStatus,
-    RuleVersion,
-)
+from app.domains.policies.engines.conditions import reads_usage
+from app.domains.policies.models.rules import DependencyView, PlaneBinding, RuleVersion
+from app.domains.policies.models.vocabulary import DependencyType, RuleScope, RuleStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +68,16 @@ def _dependent(entity_type: str, entity_id: str, message: str) -> dict[str, Any]
 
 
 def list_dependencies(
-    rule: RuleVersion, others: Iterable[OpenRule], bindings: Iterable[PlaneBinding]
+    rule: RuleVersion,
+    others: Iterable[OpenRule],
+    bindings: Iterable[PlaneBinding],
+    limits: Iterable[Mapping[str, Any]] = (),
 ) -> list[DependencyView]:
-    """Return the ties of a rule: EXPLICIT by depends_on and plane binding, IMPLICIT_SCOPE by one scope_id."""
+    """Return the ties of a rule, to rules, planes and the ACTIVE limits.
+
+    EXPLICIT by depends_on and plane binding, IMPLICIT_SCOPE by one scope_id, IMPLICIT_LIMIT where the
+    condition reads the use of a metric that has a limit.
+    """
     known = {other.version.rule_id: other for other in others if other.version.rule_id != rule.rule_id}
     ties = [
         _rule_tie(DependencyType.EXPLICIT, "DEPENDS_ON", target, known.get(target))
@@ -90,6 +92,11 @@ def list_dependencies(
         for rule_id, other in sorted(known.items()):
             if (other.version.scope, other.version.scope_id) == (rule.scope, rule.scope_id):
                 ties.append(_rule_tie(DependencyType.IMPLICIT_SCOPE, "RELATED", rule_id, other))
+    metrics = reads_usage(rule.condition)
+    for limit in limits:
+        if limit["metric"] in metrics:
+            tie = _tie(DependencyType.IMPLICIT_LIMIT, "RELATED", "LIMIT", limit["limit_id"])
+            ties.append(tie.model_copy(update={"name": limit["name"], "status": RuleStatus.ACTIVE}))
     return ties
 
 

@@ -12,14 +12,14 @@ from app.domains.policies.drivers import rules as rule_rows
 from app.domains.policies.engines.rules import Rule
 from app.domains.policies.engines.versions import from_row, is_intact
 from app.domains.policies.errors import rule_not_found
-from app.domains.policies.models import (
+from app.domains.policies.models.rules import (
     ListRules,
     ListRuleVersions,
-    RuleKind,
     RuleVersion,
     RuleVersionView,
     RuleView,
 )
+from app.domains.policies.models.vocabulary import RuleKind
 from app.kernel.canonical_json import dumps
 from app.kernel.clock import format_time
 from app.kernel.pages import Page, encode_cursor, read_cursor

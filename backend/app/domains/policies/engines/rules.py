@@ -25,15 +25,13 @@ from app.domains.policies.errors import (
     rule_not_found,
     rule_retired,
 )
-from app.domains.policies.models import (
-    Constraints,
-    CreateRule,
+from app.domains.policies.models.rules import Constraints, CreateRule, RuleVersion, UpdateRule
+from app.domains.policies.models.vocabulary import (
+    EnforcementMode,
     RuleKind,
     RuleScope,
     RuleSource,
     RuleStatus,
-    RuleVersion,
-    UpdateRule,
 )
 from app.kernel.canonical_json import dumps
 
@@ -160,10 +158,15 @@ def merge_version(tenant_id: str, current: RuleVersion, given: UpdateRule) -> Ru
 
 def check_version(version: RuleVersion) -> None:
     """Refuse a version that is not well-formed: INVALID_INPUT, INVALID_CONDITION."""
-    if version.kind is RuleKind.GUARD:
-        raise invalid_input(
-            "kind", "GUARD rules are not open yet; only ACCESS rules are made.", code="not_open"
-        )
+    (_check_guard if version.kind is RuleKind.GUARD else _check_access)(version)
+    if version.scope is RuleScope.TENANT and version.scope_id is not None:
+        raise invalid_input("scope_id", "the scope TENANT has none")
+    if version.scope is not RuleScope.TENANT and version.scope_id is None:
+        raise invalid_input("scope_id", f"the scope {version.scope.value} needs one")
+    check_condition(version.condition, names_at(version.kind, version.moments))
+
+
+def _check_access(version: RuleVersion) -> None:
     if version.effect is None:
         raise invalid_input("effect", "an ACCESS rule says ALLOW or DENY")
     if version.enforcement_mode is not None:
@@ -172,11 +175,19 @@ def check_version(version: RuleVersion) -> None:
         raise invalid_input("moments", "only GUARD rules have moments")
     if version.halts_run:
         raise invalid_input("halts_run", "only GUARD rules halt a run")
-    if version.scope is RuleScope.TENANT and version.scope_id is not None:
-        raise invalid_input("scope_id", "the scope TENANT has none")
-    if version.scope is not RuleScope.TENANT and version.scope_id is None:
-        raise invalid_input("scope_id", f"the scope {version.scope.value} needs one")
-    check_condition(version.condition, names_at(version.kind, version.moments))
+
+
+def _check_guard(version: RuleVersion) -> None:
+    if version.effect is not None:
+        raise invalid_input("effect", "only ACCESS rules have one")
+    if version.enforcement_mode is None:
+        raise invalid_input("enforcement_mode", "a GUARD rule says BLOCK, WARN, AUDIT or DISABLED")
+    if not version.moments:
+        raise invalid_input("moments", "a GUARD rule is judged at one moment at least")
+    if version.constraints:
+        raise invalid_input("constraints", "only ACCESS rules have constraints")
+    if version.halts_run and version.enforcement_mode is not EnforcementMode.BLOCK:
+        raise invalid_input("halts_run", "only a rule that blocks halts a run")
 
 
 def _ordered(moments: Sequence[str]) -> tuple[str, ...]:

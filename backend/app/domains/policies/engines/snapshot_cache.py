@@ -32,9 +32,10 @@ class SnapshotCache:
     cache never names a snapshot that a rollback took away.
     """
 
-    def __init__(self, *, snapshots: int = 1024, programs: int = 8192) -> None:
+    def __init__(self, *, snapshots: int = 1024, programs: int = 8192, runs: int = 16_384) -> None:
         self._by_scope: _Recent[ScopeKey, CompiledSnapshot] = _Recent(snapshots)
         self._by_id: _Recent[tuple[str, str], CompiledSnapshot] = _Recent(snapshots)
+        self._by_run: _Recent[tuple[str, str], str] = _Recent(runs)
         self._programs: _Recent[str, CompiledCondition] = _Recent(programs)
 
     def for_scope(self, key: ScopeKey) -> CompiledSnapshot | None:
@@ -53,6 +54,15 @@ class SnapshotCache:
     def keep(self, tenant_id: str, snapshot: CompiledSnapshot) -> None:
         """Keep a verified snapshot of the tenant."""
         self._by_id.put((tenant_id, snapshot.snapshot_id), snapshot)
+
+    def of_run(self, tenant_id: str, run_id: str) -> CompiledSnapshot | None:
+        """Return the snapshot that governs a run, where this process knows both."""
+        snapshot_id = self._by_run.get((tenant_id, run_id))
+        return None if snapshot_id is None else self.verified(tenant_id, snapshot_id)
+
+    def remember_run(self, tenant_id: str, run_id: str, snapshot_id: str) -> None:
+        """Keep which snapshot governs a run; it is fixed when the run starts."""
+        self._by_run.put((tenant_id, run_id), snapshot_id)
 
     def program(self, content_hash: str, condition: str | None) -> CompiledCondition:
         """Return the compiled condition of a rule version, compiled once."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
 
@@ -13,7 +13,8 @@ from app.domains.policies.drivers import snapshots as snapshot_rows
 from app.domains.policies.engines.conditions import CompiledCondition, load_condition
 from app.domains.policies.engines.versions import as_json, from_json, from_row, is_intact, require_intact
 from app.domains.policies.errors import SnapshotInvalidError, snapshot_not_found
-from app.domains.policies.models import PlaneBinding, RuleKind, RuleScope, RuleVersion, SnapshotView
+from app.domains.policies.models.rules import PlaneBinding, RuleVersion, SnapshotView
+from app.domains.policies.models.vocabulary import EnforcementMode, Moment, RuleKind, RuleScope
 from app.kernel.canonical_json import CanonicalJsonError, dumps, loads
 from app.kernel.errors import ErrorKind, HocError
 from app.kernel.hashing import text_hash
@@ -58,14 +59,18 @@ class CompiledSnapshot:
     rules: tuple[CompiledRule, ...]
     bound: Mapping[str, tuple[CompiledRule, ...]]
     limits: tuple[Mapping[str, Any], ...] = ()
+    guards: Mapping[str, tuple[CompiledRule, ...]] = field(default_factory=dict)
 
     def rules_bound_to(self, plane_id: str) -> tuple[CompiledRule, ...]:
         """Return the ACCESS rules bound to a plane, by rule_id."""
         return self.bound.get(plane_id, ())
 
-    def guards(self) -> tuple[CompiledRule, ...]:
-        """Return the GUARD rules, by rule_id."""
-        return tuple(rule for rule in self.rules if rule.version.kind is RuleKind.GUARD)
+    def guards_at(self, *moments: Moment) -> tuple[CompiledRule, ...]:
+        """Return the GUARD rules judged at one of the moments, by rule_id; none that is DISABLED."""
+        if len(moments) == 1:
+            return self.guards.get(moments[0], ())
+        found = {rule.version.rule_id: rule for moment in moments for rule in self.guards.get(moment, ())}
+        return tuple(found[rule_id] for rule_id in sorted(found))
 
 
 def is_applicable(version: RuleVersion, *, project_id: str | None, agent_id: str) -> bool:
@@ -112,13 +117,19 @@ def compile_snapshot(tenant_id: str, content: str, programs: Programs | None = N
         raise SnapshotInvalidError(snapshot_id) from error
     if not known or not all(is_intact(tenant_id, version) for version in versions):
         raise SnapshotInvalidError(snapshot_id)
-    prepare: Callable[[str, str | None], CompiledCondition] = (
-        programs.program if programs is not None else lambda _digest, condition: load_condition(condition)
-    )
-    rules = tuple(
-        CompiledRule(version, prepare(version.content_hash, version.condition)) for version in versions
-    )
-    return CompiledSnapshot(snapshot_id, digest, rules, _bound(rules, pairs), limits)
+    rules = tuple(compile_rule(version, programs) for version in versions)
+    return CompiledSnapshot(snapshot_id, digest, rules, _bound(rules, pairs), limits, guards_by_moment(rules))
+
+
+def guards_by_moment(rules: Iterable[CompiledRule]) -> dict[str, tuple[CompiledRule, ...]]:
+    """Return the GUARD rules that are not DISABLED, by each of their moments."""
+    moments: dict[str, list[CompiledRule]] = {}
+    for rule in rules:
+        if rule.version.enforcement_mode in (None, EnforcementMode.DISABLED):
+            continue
+        for moment in rule.version.moments:
+            moments.setdefault(moment, []).append(rule)
+    return {moment: tuple(judged) for moment, judged in moments.items()}
 
 
 def _bound(
@@ -162,6 +173,31 @@ def ensure(
     elif stored["content"] != content:
         raise SnapshotInvalidError(snapshot.snapshot_id)
     return snapshot
+
+
+def compile_rule(version: RuleVersion, programs: Programs | None = None) -> CompiledRule:
+    """Return a rule version ready to judge."""
+    if programs is None:
+        return CompiledRule(version, load_condition(version.condition))
+    return CompiledRule(version, programs.program(version.content_hash, version.condition))
+
+
+def list_active(
+    connection: DriverConnection, *, tenant_id: str, programs: Programs | None = None
+) -> tuple[CompiledRule, ...]:
+    """Return the ACTIVE rules that are intact, ready to judge, by rule_id; nothing is stored."""
+    rows = rule_rows.list_active_versions(connection, tenant_id=tenant_id)
+    versions = [from_row(row) for row in rows]
+    return tuple(compile_rule(version, programs) for version in versions if is_intact(tenant_id, version))
+
+
+def compile_active(
+    connection: DriverConnection, *, tenant_id: str, programs: Programs | None = None
+) -> CompiledSnapshot:
+    """Return the ACTIVE rules of the scope TENANT that are intact, as a snapshot that is not stored."""
+    rules = list_active(connection, tenant_id=tenant_id, programs=programs)
+    versions = [rule.version for rule in rules if rule.version.scope is RuleScope.TENANT]
+    return compile_snapshot(tenant_id, build_snapshot_content(versions, ()), programs)
 
 
 def _insert(

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from app.domains.policies.errors import policy_integrity
-from app.domains.policies.models import Effect, EnforcementMode, RuleKind, RuleScope, RuleVersion
+from app.domains.policies.models.rules import RuleVersion
+from app.domains.policies.models.vocabulary import Effect, EnforcementMode, RuleKind, RuleScope
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.hashing import text_hash
 

@@ -1,141 +1,26 @@
-"""Policies: the vocabulary, the values that judge, and the inputs and outputs of the operations."""
+"""Policies: rules as values, and the inputs and views of their operations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
+from app.domains.policies.models.vocabulary import (
+    MAX_CONDITION_LENGTH,
+    AccessReason,
+    ConflictSeverity,
+    ConflictType,
+    DependencyType,
+    Effect,
+    EnforcementMode,
+    Moment,
+    RuleKind,
+    RuleScope,
+    RuleSource,
+    RuleStatus,
+)
 from app.kernel.inputs import Identifier, Input, ListInput, LongText, Name, Output, OutputTime, Reason, Text
-
-MAX_CONDITION_LENGTH = 2000
-
-
-class RuleKind(StrEnum):
-    """ACCESS judges retrievals, GUARD judges what a run does."""
-
-    ACCESS = "ACCESS"
-    GUARD = "GUARD"
-
-
-class RuleSource(StrEnum):
-    """Who brought the rule into being."""
-
-    MANUAL = "MANUAL"
-    SYSTEM = "SYSTEM"
-    LEARNED = "LEARNED"
-
-
-class RuleStatus(StrEnum):
-    """DRAFT never judges, ACTIVE judges new runs, RETIRED is final."""
-
-    DRAFT = "DRAFT"
-    ACTIVE = "ACTIVE"
-    RETIRED = "RETIRED"
-
-
-class Effect(StrEnum):
-    """What a matching ACCESS rule says."""
-
-    ALLOW = "ALLOW"
-    DENY = "DENY"
-
-
-class EnforcementMode(StrEnum):
-    """What a matching GUARD rule does."""
-
-    BLOCK = "BLOCK"
-    WARN = "WARN"
-    AUDIT = "AUDIT"
-    DISABLED = "DISABLED"
-
-
-class Moment(StrEnum):
-    """When a GUARD rule is judged."""
-
-    START = "START"
-    STEP = "STEP"
-    USAGE = "USAGE"
-    COMPLETION = "COMPLETION"
-    INCIDENT = "INCIDENT"
-
-
-class PreventionOutcome(StrEnum):
-    """What a matching GUARD rule did."""
-
-    AUDITED = "AUDITED"
-    WARNED = "WARNED"
-    BLOCKED = "BLOCKED"
-    STOPPED = "STOPPED"
-    PREVENTED = "PREVENTED"
-
-
-class RuleScope(StrEnum):
-    """Which runs a rule applies to."""
-
-    TENANT = "TENANT"
-    PROJECT = "PROJECT"
-    AGENT = "AGENT"
-
-
-class ProposalKind(StrEnum):
-    """What an approved proposal becomes."""
-
-    RULE = "RULE"
-    LIMIT = "LIMIT"
-
-
-class ProposalSource(StrEnum):
-    """Where a proposal came from."""
-
-    MANUAL = "MANUAL"
-    LESSON = "LESSON"
-    INCIDENT = "INCIDENT"
-
-
-class ProposalStatus(StrEnum):
-    """A proposal is open until one review."""
-
-    DRAFT = "DRAFT"
-    APPROVED = "APPROVED"
-    REJECTED = "REJECTED"
-
-
-class ConflictType(StrEnum):
-    """How two rules or limits disagree."""
-
-    SCOPE_OVERLAP = "SCOPE_OVERLAP"
-    PRIORITY_OVERRIDE = "PRIORITY_OVERRIDE"
-    THRESHOLD_CONTRADICTION = "THRESHOLD_CONTRADICTION"
-    TEMPORAL_CONFLICT = "TEMPORAL_CONFLICT"
-
-
-class ConflictSeverity(StrEnum):
-    """BLOCKING forbids activation."""
-
-    BLOCKING = "BLOCKING"
-    WARNING = "WARNING"
-
-
-class DependencyType(StrEnum):
-    """Why two policies hang together."""
-
-    EXPLICIT = "EXPLICIT"
-    IMPLICIT_SCOPE = "IMPLICIT_SCOPE"
-    IMPLICIT_LIMIT = "IMPLICIT_LIMIT"
-
-
-class AccessReason(StrEnum):
-    """Why an access was allowed or denied by the rules."""
-
-    OK = "OK"
-    NO_POLICY_BOUND = "NO_POLICY_BOUND"
-    DENIED_BY_RULE = "DENIED_BY_RULE"
-    ACTION_NOT_ALLOWED = "ACTION_NOT_ALLOWED"
-    POLICY_CONDITION_ERROR = "POLICY_CONDITION_ERROR"
-    NO_MATCHING_RULE = "NO_MATCHING_RULE"
-    POLICY_REVOKED = "POLICY_REVOKED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,13 +86,14 @@ class AccessDecision:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Two rules that disagree; `rule_id` sorts before `other_rule_id`."""
+    """Two rules, or two limits, that disagree; `one_id` sorts before `other_id`."""
 
     conflict_type: ConflictType
     severity: ConflictSeverity
-    rule_id: str
-    other_rule_id: str
+    one_id: str
+    other_id: str
     detail: str
+    entity_type: Literal["RULE", "LIMIT"] = "RULE"
 
 
 Condition = Annotated[Text, StringConstraints(max_length=MAX_CONDITION_LENGTH)]
@@ -305,7 +191,7 @@ class ListRuleVersions(ListInput):
 
 
 class ListConflicts(Input):
-    """Ask for every disagreement among the rules that are not retired."""
+    """Ask for every disagreement among the rules that are not retired, and among the ACTIVE limits."""
 
 
 class SnapshotRef(Input):
@@ -374,12 +260,14 @@ class RuleView(Output):
 
 
 class ConflictView(Output):
-    """Two rules that disagree, and whether that forbids activation."""
+    """Two rules, or two limits, that disagree, and whether that forbids activation."""
 
     conflict_type: ConflictType
     severity: ConflictSeverity
-    rule_id: str
-    other_rule_id: str
+    rule_id: str | None
+    other_rule_id: str | None
+    limit_id: str | None
+    other_limit_id: str | None
     detail: str
 
 

@@ -1,0 +1,78 @@
+"""Activity L6: runs that ended lately or should have, with their evaluations, for reconciliation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from app.db.connection import DriverConnection, Row
+from app.db.dialect import among, bytewise
+from app.domains.activity.tables import policy_evaluations, runs
+
+_FACTS = (
+    runs.c.run_id,
+    runs.c.status,
+    runs.c.attempt,
+    runs.c.started_at,
+    runs.c.deadline_at,
+    runs.c.completed_at,
+)
+
+
+def list_overdue(
+    connection: DriverConnection, *, tenant_id: str, before: datetime, limit: int
+) -> Sequence[Row]:
+    """Return running runs whose deadline was before a moment, oldest deadline first."""
+    statement = (
+        sa.select(*_FACTS)
+        .where(runs.c.tenant_id == tenant_id, runs.c.status == "running", runs.c.deadline_at < before)
+        .order_by(runs.c.deadline_at, runs.c.run_id)
+        .limit(limit)
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def list_ended(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    since: datetime,
+    until: datetime,
+    after: tuple[datetime, str] | None,
+    limit: int,
+) -> Sequence[Row]:
+    """Return runs that ended in [since, until), oldest end first."""
+    run_id = bytewise(connection, runs.c.run_id)
+    statement = (
+        sa.select(*_FACTS)
+        .where(
+            runs.c.tenant_id == tenant_id,
+            runs.c.completed_at >= since,
+            runs.c.completed_at < until,
+        )
+        .order_by(runs.c.completed_at, run_id)
+        .limit(limit)
+    )
+    if after is not None:
+        at, last = after
+        statement = statement.where(
+            sa.or_(runs.c.completed_at > at, sa.and_(runs.c.completed_at == at, run_id > last))
+        )
+    return connection.execute(statement).mappings().all()
+
+
+def list_outcomes(connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]) -> Sequence[Row]:
+    """Return run_id, attempt and outcome_kind of the evaluations of these runs, by attempt."""
+    statement = (
+        sa.select(
+            policy_evaluations.c.run_id, policy_evaluations.c.attempt, policy_evaluations.c.outcome_kind
+        )
+        .where(
+            policy_evaluations.c.tenant_id == tenant_id,
+            among(connection, policy_evaluations.c.run_id, run_ids),
+        )
+        .order_by(policy_evaluations.c.attempt)
+    )
+    return connection.execute(statement).mappings().all()

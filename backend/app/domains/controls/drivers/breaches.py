@@ -1,0 +1,63 @@
+"""Controls L6: rows of breaches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.db.connection import DriverConnection, Row
+from app.domains.controls.tables import limit_breaches, limits
+
+_B = limit_breaches.c
+_COLUMNS = (*limit_breaches.columns, limits.c.name.label("limit_name"))
+_NAMED = limit_breaches.join(
+    limits, sa.and_(limits.c.tenant_id == _B.tenant_id, limits.c.limit_id == _B.limit_id)
+)
+
+
+def insert_breaches(
+    connection: DriverConnection, rows: Sequence[Mapping[str, Any]], *, tenant_id: str
+) -> None:
+    """Insert breaches in one statement."""
+    connection.execute(limit_breaches.insert(), [{**row, "tenant_id": tenant_id} for row in rows])
+
+
+def list_known(
+    connection: DriverConnection, *, tenant_id: str, run_key: str, limit_ids: Sequence[str]
+) -> Sequence[Row]:
+    """Return limit_id and window_key of the breaches of these limits that a run has already."""
+    statement = sa.select(_B.limit_id, _B.window_key).where(
+        _B.tenant_id == tenant_id, _B.run_key == run_key, _B.limit_id.in_(limit_ids)
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def list_breaches(
+    connection: DriverConnection,
+    *,
+    tenant_id: str,
+    equal: Mapping[str, Any],
+    limit: int,
+    since: datetime | None = None,
+    before: tuple[datetime, str] | None = None,
+) -> Sequence[Row]:
+    """Return breaches with the names of their limits, newest first, before a (breached_at, breach_id)."""
+    statement = sa.select(*_COLUMNS).select_from(_NAMED).where(_B.tenant_id == tenant_id)
+    for name, value in equal.items():
+        statement = statement.where(_B[name] == value)
+    if since is not None:
+        statement = statement.where(_B.breached_at >= since)
+    if before is not None:
+        last = sa.tuple_(sa.literal(before[0], _B.breached_at.type), sa.literal(before[1], _B.breach_id.type))
+        statement = statement.where(sa.tuple_(_B.breached_at, _B.breach_id) < last)
+    statement = statement.order_by(_B.breached_at.desc(), _B.breach_id.desc()).limit(limit)
+    return connection.execute(statement).mappings().all()
+
+
+def count_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> int:
+    """Return how many breaches a run has."""
+    statement = sa.select(sa.func.count()).where(_B.tenant_id == tenant_id, _B.run_id == run_id)
+    return int(connection.scalars(statement).one())
