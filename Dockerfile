@@ -12,6 +12,7 @@ COPY pyproject.toml ./
 COPY backend/alembic.ini backend/alembic.ini
 COPY backend/alembic/ backend/alembic/
 COPY backend/app/ backend/app/
+COPY backend/verifier/ backend/verifier/
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --no-index --editable . \
     && python -m compileall -q backend/app \
     && useradd --system --uid 10001 --home-dir /var/lib/hoc --create-home hoc

@@ -1,6 +1,6 @@
 # HOC Spine. Needs make, git and Python 3.11+; everything else is installed into .venv from pinned, hashed requirements.
 #
-#   make run     play one governed run over real documents and print its verified proof (a first look; repeatable)
+#   make run     play one governed run over real documents and verify its proof offline (a first look; repeatable)
 #   make serve   start the server
 #   make test    run every test on SQLite and PostgreSQL
 #   make check   run every gate: format, lint, types, architecture, API document

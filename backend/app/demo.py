@@ -1,4 +1,4 @@
-"""The demonstration of `hoc demo`: a real server, one governed run over real documents, its proof."""
+"""The demonstration of `hoc demo`: a real server, one governed run over real documents, its proof offline."""
 
 import os
 import secrets
@@ -18,24 +18,36 @@ import httpx
 import orjson
 import typer
 
+from app.bootstrap import build_spine
+from app.hoc_spine.coordinators.log_files import write_new_key
+from app.kernel.context import Actor, RequestContext
+from app.kernel.ids import Uuid7Ids
+from app.settings import Settings
+from verifier import hoc_verify
+
 PAGES = Path(__file__).resolve().parents[2] / "docs"
 AGENT = "docs-assistant"
 PURPOSE = "answer_question"
 STARTUP_SECONDS = 30
 JOB_SECONDS = 120
 CHECKPOINT_SECONDS = 10
+# Where the demonstration leaves what it made, and keeps a key that nobody named a place for.
+FOLDER = Path("var")
+KEY_FILE = FOLDER / "hoc-log-key.pem"
+BUNDLE_FILE = FOLDER / "demo.hocproof"
 
 
 class DemoError(RuntimeError):
     """The demonstration met something it did not expect."""
 
 
-def play(database_url: str) -> None:
+def play(settings: Settings) -> None:
     """Play the whole story against a server of its own; raise DemoError when anything is not as it should."""
     token = secrets.token_urlsafe(32)
+    key_file = _log_key(settings)
     with (
         _documents() as folder,
-        _server(database_url, token, folder) as base_url,
+        _server(settings.database_url, token, folder, key_file) as base_url,
         # A proxy of the environment has no business on the loopback.
         httpx.Client(base_url=base_url, timeout=30, trust_env=False) as http,
     ):
@@ -49,6 +61,53 @@ def play(database_url: str) -> None:
         _react(http, run_id)
         _finish(http, run_id)
         _report(http, run_id)
+        vkey = _take_home(http, run_id)
+    # The server is gone; what follows needs nothing of it.
+    if vkey is not None and hoc_verify.main([str(BUNDLE_FILE), "--key", vkey]) != 0:
+        raise DemoError("the bundle does not verify")
+
+
+def _log_key(settings: Settings) -> Path | None:
+    """Return the file of the key that signs the logs, made where nobody has signed them yet.
+
+    SQLite: the server sees to it. Where the logs are signed with a key that is not here, there is none: they
+    would be halted over another one.
+    """
+    if settings.backend == "sqlite":
+        return None
+    file = settings.log_key_path or KEY_FILE
+    if not file.exists():
+        if _is_signed(settings):
+            return None
+        write_new_key(file)
+        _say("log key", f"made {file}; set HOC_LOG_KEY_FILE to it, and keep a copy")
+    return file
+
+
+def _is_signed(settings: Settings) -> bool:
+    """Tell whether any tenant's log has a checkpoint."""
+    spine = build_spine(settings, verify_schema=False)
+
+    def call(name: str, payload: dict[str, Any], tenant_id: str | None = None) -> Any:
+        context = RequestContext(
+            tenant_id=tenant_id or "_system",
+            actor=Actor("SYSTEM", "demo"),
+            request_id=Uuid7Ids().new("req"),
+            door="worker" if tenant_id else "operator",
+        )
+        return spine.dispatch(name, context, payload).unwrap()
+
+    try:
+        cursor: str | None = None
+        while True:
+            page = call("ops.tenants.list", {"limit": 500, "cursor": cursor})
+            if any(call("log.status", {}, tenant.tenant_id).signed_size for tenant in page.items):
+                return True
+            cursor = page.next_cursor
+            if cursor is None:
+                return False
+    finally:
+        spine.close()
 
 
 @contextmanager
@@ -63,7 +122,7 @@ def _documents() -> Iterator[Path]:
 
 
 @contextmanager
-def _server(database_url: str, token: str, documents: Path) -> Iterator[str]:
+def _server(database_url: str, token: str, documents: Path, key_file: Path | None) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -74,6 +133,8 @@ def _server(database_url: str, token: str, documents: Path) -> Iterator[str]:
         "HOC_PLANE_WORKERS": "1",
         "HOC_LOG_LEVEL": "ERROR",
     }
+    if key_file is not None:
+        environment["HOC_LOG_KEY_FILE"] = str(key_file)
     command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
     server = subprocess.Popen(command, env=environment)  # noqa: S603 - this program, by its own interpreter
     try:
@@ -275,6 +336,23 @@ def _report(http: httpx.Client, run_id: str) -> None:
     typer.echo(f"proof: {integrity['verification_status']}")
     if integrity["verification_status"] != "VERIFIED":
         raise DemoError(str(integrity["failure_reason"]))
+
+
+def _take_home(http: httpx.Client, run_id: str) -> str | None:
+    """Write the run's bundle to a file and return the verifier key of its log; None where no key signs it."""
+    vkeys = _expect(http.get("/api/v1/log"), 200)["vkeys"]
+    if not vkeys:
+        _say("bundle", "none: the key that signed this database's logs is not here (HOC_LOG_KEY_FILE)")
+        return None
+    query = {"include_payloads": "true", "wait_ms": str(CHECKPOINT_SECONDS * 1000)}
+    answer = http.get(f"/api/v1/runs/{run_id}/bundle", params=query)
+    if answer.status_code != 200:
+        raise DemoError(f"the bundle gave {answer.status_code}: {answer.text}")
+    BUNDLE_FILE.parent.mkdir(parents=True, exist_ok=True)
+    BUNDLE_FILE.write_bytes(answer.content)
+    _say("bundle", f"{BUNDLE_FILE}, {len(answer.content)} bytes")
+    _say("offline", f"hoc verify {BUNDLE_FILE} --key {vkeys[0]}")
+    return str(vkeys[0])
 
 
 def _proof(http: httpx.Client, run_id: str) -> dict[str, Any]:

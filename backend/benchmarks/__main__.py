@@ -7,7 +7,12 @@ import json
 import sys
 from typing import Any
 
+from benchmarks.bundles import WORKS as BUNDLE_WORKS
+from benchmarks.checks import WORKS as CHECK_WORKS
+from benchmarks.controls import WORKS as CONTROL_WORKS
+from benchmarks.proofs import WORKS as PROOF_WORKS
 from benchmarks.report import Line, print_table
+from benchmarks.repository import WORKS as REPOSITORY_WORKS
 from benchmarks.stage import Stage, staged
 from benchmarks.works import WORKS
 
@@ -22,7 +27,9 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     arguments = parser.parse_args()
     with staged() as stage:
-        lines = [_measure(stage, work, arguments) for work in WORKS if arguments.only in work.name]
+        every = (*WORKS, *CHECK_WORKS, *CONTROL_WORKS, *PROOF_WORKS, *BUNDLE_WORKS, *REPOSITORY_WORKS)
+        works = [work for work in every if arguments.only in work.name]
+        lines = [_measure(stage, work, arguments) for work in works]
     if arguments.json:
         print(json.dumps([line.as_json() for line in lines], indent=2))
     else:
@@ -34,7 +41,7 @@ def _measure(stage: Stage, work: Any, arguments: argparse.Namespace) -> Line:
     ours, floors = [], []
     work.prepare(stage)
     # In turn, so that a slow minute of the machine hits both.
-    for _ in range(arguments.rounds):
+    for _ in range(min(arguments.rounds, getattr(work, "rounds", arguments.rounds))):
         ours.append(work.run(stage, clients=arguments.clients, seconds=arguments.seconds))
         floors.append(work.floor(stage, clients=arguments.clients, seconds=arguments.seconds))
     return Line.of(work, ours, floors)

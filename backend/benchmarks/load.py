@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.report import Round
+from benchmarks.report import Round, percentile
 
 Call = Callable[[], int]
 
@@ -47,8 +47,7 @@ def load(make_call: Callable[[int], Call], *, clients: int, seconds: float) -> R
     elapsed = time.perf_counter() - begun
     if failures:
         raise failures[0]
-    spent.sort()
-    return Round(sum(done) / elapsed, spent[int(len(spent) * 0.99)] * 1000)
+    return Round(sum(done) / elapsed, percentile(spent, 0.99), percentile(spent, 0.95))
 
 
 class Http:

@@ -10,10 +10,17 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round: how many units a second, and the 99th percentile of one call in milliseconds."""
+    """One round: how many units a second, how long calls took, its memory; 0 is not told."""
 
     per_second: float
     p99_ms: float
+    p95_ms: float = 0.0
+    peak_mb: float = 0.0
+
+
+def percentile(seconds: Sequence[float], share: float) -> float:
+    """Return the time in milliseconds that this share of the calls did not exceed."""
+    return sorted(seconds)[min(int(len(seconds) * share), len(seconds) - 1)] * 1000
 
 
 class Named(Protocol):
@@ -32,7 +39,9 @@ class Line:
     work: str
     unit: str
     ours_per_second: float
+    ours_p95_ms: float
     ours_p99_ms: float
+    peak_mb: float
     floor_per_second: float
     floor_is: str
     ratio: float
@@ -47,6 +56,8 @@ class Line:
             work=work.name,
             unit=work.unit,
             ours_per_second=round(mine, 1),
+            ours_p95_ms=round(statistics.median(each.p95_ms for each in ours), 2),
+            peak_mb=round(max(each.peak_mb for each in ours)),
             ours_p99_ms=round(statistics.median(each.p99_ms for each in ours), 2),
             floor_per_second=round(theirs, 1),
             floor_is=work.floor_is,
@@ -61,13 +72,15 @@ class Line:
 
 def print_table(lines: Sequence[Line]) -> None:
     """Print the table and what each floor is."""
-    head = ("work", "unit", "ours/s", "p99 ms", "floor/s", "ours/floor", "target")
+    head = ("work", "unit", "ours/s", "p95 ms", "p99 ms", "MB", "floor/s", "ours/floor", "target")
     rows = [
         (
             line.work,
             line.unit,
             f"{line.ours_per_second:,.0f}",
-            f"{line.ours_p99_ms:.1f}",
+            f"{line.ours_p95_ms:.1f}" if line.ours_p95_ms else "",
+            f"{line.ours_p99_ms:.1f}" if line.ours_p99_ms else "",
+            f"{line.peak_mb:,.0f}" if line.peak_mb else "",
             f"{line.floor_per_second:,.0f}",
             f"{line.ratio:.1%}",
             line.target,

@@ -58,6 +58,7 @@ class Stage:
 def staged() -> Iterator[Stage]:
     """Build the stage and take it down, whatever happens on it."""
     from app.db.migrations import upgrade
+    from app.hoc_spine.coordinators.log_files import write_new_key
 
     with tempfile.TemporaryDirectory(prefix="hoc-bench-") as folder:
         # A server that may not run as root still has to reach its data.
@@ -67,7 +68,9 @@ def staged() -> Iterator[Stage]:
         try:
             url = server.url.replace("postgresql://", "postgresql+psycopg://")
             upgrade(url)
-            with _serving(url) as port:
+            key_file = Path(folder) / "log-key.pem"
+            write_new_key(key_file)
+            with _serving(url, key_file) as port:
                 stage = _furnish(url, port)
                 # As autovacuum would have done some minutes later.
                 with psycopg.connect(stage.dsn, autocommit=True) as owner:
@@ -78,13 +81,14 @@ def staged() -> Iterator[Stage]:
 
 
 @contextmanager
-def _serving(url: str) -> Iterator[int]:
+def _serving(url: str, key_file: Path) -> Iterator[int]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     environment = os.environ | {
         "HOC_DATABASE_URL": url,
         "HOC_OPERATOR_TOKEN": TOKEN,
+        "HOC_LOG_KEY_FILE": str(key_file),
         "HOC_RATE_LIMIT_ENABLED": "false",
         "HOC_LOG_LEVEL": "ERROR",
     }

@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -98,11 +98,12 @@ class StepBatches:
     unit = "step"
     target = ">= 10 000/s, >= 25% of floor"
     floor_is = "the same 100 rows into a copy of the table with its keys, one prepared multi-row insert each"
+    more: Mapping[str, Any] = {}
 
     def prepare(self, stage: Stage) -> None:
         """Append one batch and capture its rows."""
         run_id = stage.start_run()
-        stage.http().call("POST", f"/api/v1/runs/{run_id}/steps", _steps(0))
+        stage.http().call("POST", f"/api/v1/runs/{run_id}/steps", _steps(0, self.more))
         with psycopg.connect(stage.dsn) as connection:
             rows = _all_captured(connection, "aos_trace_steps", "trace_id = %s", f"trace_{run_id}")
             connection.execute("DROP TABLE IF EXISTS bench_steps")
@@ -116,7 +117,7 @@ class StepBatches:
             http, run_id, starts = stage.http(), stage.start_run(), itertools.count(0, BATCH)
 
             def call() -> int:
-                http.call("POST", f"/api/v1/runs/{run_id}/steps", _steps(next(starts)))
+                http.call("POST", f"/api/v1/runs/{run_id}/steps", _steps(next(starts), self.more))
                 return BATCH
 
             return call
@@ -191,7 +192,7 @@ class ReadById:
 WORKS: Sequence[Any] = (Retrieval(), StepBatches(), ReadById())
 
 
-def _steps(start: int) -> bytes:
+def _steps(start: int, more: Mapping[str, Any]) -> bytes:
     steps = [
         {
             "step_index": start + n,
@@ -202,6 +203,7 @@ def _steps(start: int) -> bytes:
             "outcome_data": {"status": 200, "bytes": 5120},
             "duration_ms": 12.5,
             "cost_cents": 0.01,
+            **more,
         }
         for n in range(BATCH)
     ]

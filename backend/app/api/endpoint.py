@@ -88,6 +88,10 @@ class Endpoint:
             return not_modified(answer, not_modified_tags)
         return answer
 
+    def refusal(self, _exchange: Exchange, problem: Answer) -> Answer:
+        """Return a refusal of this route in the form that its callers read: the problem as it is."""
+        return problem
+
     def _context(self, call: Call) -> RequestContext:
         if call.credential is None:
             return operator_context(call.exchange)
@@ -184,8 +188,6 @@ class Endpoint:
         return Answer.json(self._status(result), data, headers=headers)
 
     def _status(self, result: OperationResult) -> int:
-        if result.replayed and self.route.replay_status is not None:
-            return self.route.replay_status
         status = self.route.status
         return status(Members(result.data)) if callable(status) else status
 

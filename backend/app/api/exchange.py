@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from starlette.types import Scope
+
+from app.api.answers import Answer
 
 SCOPE_KEY: Final = "hoc.exchange"
 UNMATCHED: Final = "unmatched"
@@ -54,6 +56,7 @@ class Exchange:
     tenant_id: str | None = None
     key_id: str | None = None
     answer_headers: list[tuple[str, str]] = field(default_factory=list)
+    shape_refusal: Callable[[Exchange, Answer], Answer] | None = None
 
     def identity_headers(self) -> list[tuple[str, str]]:
         """Return the headers that every answer carries: the accepted identities, echoed."""

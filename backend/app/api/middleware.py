@@ -162,6 +162,8 @@ class RefusalMiddleware:
                 raise
             answer = internal_problem(request_id=exchange.request_id, instance=exchange.instance)
         exchange.code = answer.code
+        if exchange.shape_refusal is not None:
+            answer = exchange.shape_refusal(exchange, answer)
         try:
             await answer.send(send, head=exchange.method == "HEAD")
         except ClientGoneError:

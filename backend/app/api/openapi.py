@@ -93,6 +93,10 @@ def _operation(route: Route, operation: Operation, schemas: Schemas) -> Json:
     }
     if operation.scope is not None:
         entry["x-required-scope"] = operation.scope
+    if route.protocol == "otlp":
+        entry["responses"] = parts.otlp_responses(refusal_statuses(route, operation))
+        entry["requestBody"] = {"required": False, "content": parts.OTLP_CONTENT}
+        return entry
     if route.etag and route.method == "GET":
         entry["responses"]["304"] = {
             "description": "The version is known.",
@@ -174,6 +178,8 @@ def _success(route: Route, operation: Operation, status: int, output: Json) -> J
         headers["Link"] = {"$ref": "#/components/headers/Link"}
     if route.response in ("bytes", "file"):
         headers["Content-Digest"] = {"$ref": "#/components/headers/ContentDigest"}
+        if "snapshot_digest" in getattr(operation.output, "model_fields", ()):
+            headers["Snapshot-Digest"] = {"$ref": "#/components/headers/SnapshotDigest"}
         if status == 204:
             return {"description": "There is no content.", "headers": headers}
         content: Json = {"*/*": {"schema": {"type": "string", "format": "binary"}}}

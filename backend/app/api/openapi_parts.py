@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from app.api.errors import PROBLEM_MEDIA_TYPE
@@ -113,6 +113,7 @@ HEADERS: Final[Json] = {
     "IdempotentReplay": _header("`true` when the answer is a replay."),
     "WWWAuthenticate": _header("`Bearer`."),
     "ContentDigest": _header("RFC 9530 digest of the content, sha-256."),
+    "SnapshotDigest": _header("Tree hash of the records: one value for one state, on any backend."),
 }
 
 STANDING_HEADERS: Final[Json] = {
@@ -120,6 +121,23 @@ STANDING_HEADERS: Final[Json] = {
     "RateLimit": {"$ref": "#/components/headers/RateLimit"},
     "RateLimit-Policy": {"$ref": "#/components/headers/RateLimitPolicy"},
 }
+
+
+OTLP_CONTENT: Final[Json] = {
+    "application/x-protobuf": {"schema": {"type": "string", "format": "binary"}},
+    "application/json": {"schema": {"type": "object"}},
+}
+
+
+def otlp_responses(refusals: Sequence[int]) -> Json:
+    """Return the responses of a route that speaks OTLP: the messages of the protocol, coded as asked."""
+    done: Json = {
+        "description": "Done.",
+        "headers": dict(STANDING_HEADERS),
+        "content": OTLP_CONTENT,
+    }
+    refused = {str(status): {**_problem_response(status), "content": OTLP_CONTENT} for status in refusals}
+    return {"200": done, **refused}
 
 
 def problem_responses() -> Json:

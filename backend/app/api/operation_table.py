@@ -16,6 +16,7 @@ from app.api.deps import Doorkeeper
 from app.api.endpoint import Call, Endpoint
 from app.api.errors import HttpRefusal
 from app.api.exchange import exchange_of
+from app.api.otlp import OtlpEndpoint
 from app.api.path_table import PathTable
 from app.api.routing import Route
 from app.api.worker_pool import DispatchPool
@@ -52,7 +53,8 @@ class OperationTable(BaseRoute):
             path = by_shape.setdefault(_PARAMETER.sub("{}", route.path), _Path(route.path))
             if route.method in path.endpoints:
                 raise RuntimeError(f"two routes for {route.method} {route.path}")
-            path.endpoints[route.method] = Endpoint(route, spine=spine, door=door)
+            made = OtlpEndpoint if route.protocol == "otlp" else Endpoint
+            path.endpoints[route.method] = made(route, spine=spine, door=door)
         for path in by_shape.values():
             self._paths.put(path.template, path)
 
@@ -75,6 +77,7 @@ class OperationTable(BaseRoute):
             raise HttpRefusal(
                 405, "METHOD_NOT_ALLOWED", "This path has no such method.", headers=(("allow", path.allow),)
             )
+        exchange.shape_refusal = endpoint.refusal
         call = Call(exchange, values, scope.get("query_string", b""))
         try:
             await self._take_body(endpoint, call, receive)

@@ -87,13 +87,19 @@ def file_answer(data: Any, headers: list[tuple[str, str]]) -> Answer:
     """Return a file that the operation made, with the digests that name it."""
     raw = bytes.fromhex(str(pick(data, "content_digest")).removeprefix("sha256:"))
     digest = b64encode(raw).decode("ascii")
+    named: list[tuple[str, str]] = []
+    if (snapshot := pick(data, "snapshot_digest")) is not None:
+        named.append(("snapshot-digest", str(snapshot)))
+    disposition = "attachment"
+    if (name := pick(data, "file_name")) is not None:
+        disposition += f'; filename="{name}"'
     return Answer(
         200,
         [
             ("content-type", str(pick(data, "media_type"))),
             ("content-digest", f"sha-256=:{digest}:"),
-            ("snapshot-digest", str(pick(data, "snapshot_digest"))),
-            ("content-disposition", "attachment"),
+            *named,
+            ("content-disposition", disposition),
             *headers,
         ],
         b"",

@@ -29,7 +29,6 @@ class Route:
     tag: str
     status: StatusRule = 200
     statuses: tuple[int, ...] = (200,)
-    replay_status: int | None = None
     etag: ETagRule = False
     location: str | None = None
     raw_body: bool = False
@@ -43,6 +42,7 @@ class Route:
     missing: Mapping[str, str] = field(default_factory=dict)
     max_body_bytes: int | str | None = None
     refusals: tuple[int, ...] = ()
+    protocol: Literal["json", "otlp"] = "json"
 
     @property
     def path_parameters(self) -> tuple[str, ...]:
@@ -76,7 +76,6 @@ class OperationRoutes:
         *,
         status: StatusRule = 200,
         statuses: Sequence[int] | None = None,
-        replay_status: int | None = None,
         etag: ETagRule = False,
         location: str | None = None,
         raw_body: bool = False,
@@ -90,29 +89,29 @@ class OperationRoutes:
         missing: Mapping[str, str] | None = None,
         max_body_bytes: int | str | None = None,
         refusals: Sequence[int] = (),
+        protocol: Literal["json", "otlp"] = "json",
     ) -> None:
         """Declare one route.
 
         `status` is the success status or a function of the result's members; `statuses` names the possible
-        ones for the documentation when it is a function (default 200, 201, 202); `replay_status` replaces it
-        for an answer that was replayed. `etag` is True for `data.version`, or a dotted path to the version.
-        `location` is a template below the API root, filled from the result. `body_member` names the input
-        field whose value is the whole JSON body. `documents` names the members that are JSON objects of the
-        caller's own: what is not strict JSON inside one of them is INVALID_METADATA. `query` names the input
-        fields that a POST, PUT or PATCH takes from the query string instead of the body. `missing` maps a
-        path parameter to its 404 code where that is not `<NOUN>_NOT_FOUND` of the parameter's name.
-        `max_body_bytes` is a number or the name of a setting. `refusals` documents refusal statuses beyond
-        those that every route of its kind has (502, 504).
+        ones when it is a function (default 200, 201, 202). `etag` is True for `data.version`, or a dotted
+        path to the version. `location` is a template below the API root, filled from the result.
+        `body_member` names the input field whose value is the whole JSON body. `documents` names the members
+        that are JSON objects of the caller's own: what is not strict JSON inside one of them is
+        INVALID_METADATA. `query` names the input fields that a POST, PUT or PATCH takes from the query string
+        instead of the body. `missing` maps a path parameter to its 404 code where that is not
+        `<NOUN>_NOT_FOUND` of the parameter's name. `max_body_bytes` is a number or the name of a setting.
+        `refusals` documents statuses beyond those of every route of its kind (502, 504). `protocol` is what
+        bodies and answers are in.
         """
         self._routes.append(
             Route(
-                method=method,
-                path=self.prefix + path,
-                operation=operation,
-                tag=self.tag,
+                method,
+                self.prefix + path,
+                operation,
+                self.tag,
                 status=status,
-                statuses=_possible(status, statuses, replay_status),
-                replay_status=replay_status,
+                statuses=_possible(status, statuses),
                 etag=etag,
                 location=location,
                 raw_body=raw_body or spool_body,
@@ -126,12 +125,10 @@ class OperationRoutes:
                 missing=dict(missing or {}),
                 max_body_bytes=max_body_bytes,
                 refusals=tuple(refusals),
+                protocol=protocol,
             )
         )
 
 
-def _possible(
-    status: StatusRule, statuses: Sequence[int] | None, replay_status: int | None
-) -> tuple[int, ...]:
-    possible = set(statuses or ((200, 201, 202) if callable(status) else (status,)))
-    return tuple(sorted(possible if replay_status is None else possible | {replay_status}))
+def _possible(status: StatusRule, statuses: Sequence[int] | None) -> tuple[int, ...]:
+    return tuple(sorted(statuses or ((200, 201, 202) if callable(status) else (status,))))

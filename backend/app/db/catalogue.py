@@ -12,8 +12,11 @@ from app.db.metadata import metadata
 
 __all__ = ["is_described", "metadata"]
 
-# GIN indexes of PostgreSQL: SQLite would build a plain index of whole texts under the same name.
-_ENGINE_INDEXES = frozenset(("ix_artifact_search_tokens", "ix_plane_passages_keys"))
+# GIN indexes of PostgreSQL, where SQLite would build a plain index of whole texts under the same name, and
+# SQLite's own way from a match to its artifact.
+_ENGINE_INDEXES = frozenset(
+    ("ix_artifact_search_found", "ix_artifact_search_tokens", "ix_plane_passages_keys")
+)
 
 for _slice in pkgutil.iter_modules(domains.__path__, f"{domains.__name__}."):
     if importlib.util.find_spec(f"{_slice.name}.tables") is not None:

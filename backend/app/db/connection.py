@@ -53,6 +53,24 @@ class Result(Protocol):
     def scalar_one_or_none(self) -> Any: ...
 
 
+class Hot(Protocol):
+    """A statement of a hot path, made ready once."""
+
+    @property
+    def text(self) -> bytes: ...
+
+    @property
+    def returns_rows(self) -> bool: ...
+
+    def on(self, dialect_name: Dialect) -> Executable:
+        """Return the statement for a dialect, to be executed like any other."""
+        ...
+
+    def run(self, pgconn: Any, kept: dict[str, Any], given: Mapping[str, Any]) -> Sequence[Row]:
+        """Execute on a connection of PostgreSQL; raise the driver's own errors."""
+        ...
+
+
 class DriverConnection(Protocol):
     """A connection inside a transaction that somebody else owns."""
 
@@ -62,3 +80,7 @@ class DriverConnection(Protocol):
     def execute(self, statement: Executable, parameters: Parameters | None = None) -> Result: ...
 
     def scalars(self, statement: Executable, parameters: Parameters | None = None) -> ScalarResult[Any]: ...
+
+    def hot(self, statement: Hot, given: Mapping[str, Any]) -> Sequence[Row]:
+        """Execute a statement of a hot path and return its rows."""
+        ...

@@ -11,7 +11,9 @@ import orjson
 import psycopg
 import sqlalchemy as sa
 from psycopg.pq import ExecStatus, TransactionStatus
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool, StaticPool
+
+from app.db.hot import forget_prepared
 
 _SQLITE_PRAGMAS = (
     "PRAGMA journal_mode=WAL",
@@ -95,8 +97,9 @@ def make_engine(url: str, *, pool_size: int = 8, busy_timeout_ms: int = 5000) ->
     )
 
     @sa.event.listens_for(engine, "reset")
-    def _reset(connection: psycopg.Connection[Any], _record: object, _state: object) -> None:
+    def _reset(connection: psycopg.Connection[Any], record: ConnectionPoolEntry, _state: object) -> None:
         if connection.pgconn.transaction_status != TransactionStatus.IDLE:
+            forget_prepared(record.info)
             connection.rollback()  # gate: TXN-001 - the pool lends no connection in a transaction
 
     return engine

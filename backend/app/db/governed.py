@@ -19,6 +19,7 @@ Mode = Literal["APPEND", "HEAD", "EVENTED", "AUDITED", "CHAINED"]
 # The envelope of a statement speaks for these columns.
 STANDING = frozenset({"tenant_id", "fact_id", "version", "created_at", "updated_at"})
 PROTECTED_SET = ("protected_salt", "erased_fact_id")
+_AS_THEY_ARE = frozenset((str, int, bool, type(None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Governed:
     joined: Mapping[str, tuple[str, ...]]
     entity: str
     image: str | None = None
+    operated: bool = False
 
     def members(self, type_name: str) -> tuple[str, ...]:
         """The member set of a type's body: its own list, or the hashed columns, and what joins them."""
@@ -76,13 +78,15 @@ def govern(
     joined: Mapping[str, tuple[str, ...]] | None = None,
     entity: str | None = None,
     image: str | None = None,
+    operated: bool = False,
 ) -> None:
     """Register a table's rows as facts of these types; each unhashed column states class and reason.
 
     `bodies` are the member lists of types that do not carry the whole row, `joined` names the members
     that a type adds to its columns (`trace`, `closure`). `entity` is what the audit ledger calls a row, the
     table's name in the singular when left out; `image` names the member of its after_state that holds the
-    row, which otherwise is the state itself.
+    row, which otherwise is the state itself. `operated`: the operator changes these rows too, and those
+    changes stand in the system's own ledger.
     """
     entry = Governed(
         table,
@@ -96,6 +100,7 @@ def govern(
         dict(joined or {}),
         entity or _singular(table.name).upper(),
         image,
+        operated,
     )
     GOVERNED[table.name] = entry
     for name in types:
@@ -160,8 +165,16 @@ def _plain(column: sa.Column[Any], value: Any) -> Any:
 
 def difference(entry: Governed, row: Mapping[str, Any], name: str, stated: Any) -> bool:
     """Tell whether a column of a row is not as a statement says; a value that has no hashed form is not."""
+    value = row[name]
+    # Most columns stand in statements as they are, and a proof compares thousands of them.
+    if (
+        type(value) is type(stated)
+        and type(value) in _AS_THEY_ARE
+        and not (name in entry.json or name in entry.digests)
+    ):
+        return bool(value != stated)
     try:
-        held = _hashed_form(entry, name, row[name])
+        held = _hashed_form(entry, name, value)
         if isinstance(held, RawJson):
             return dumps(stated) != held
     except (TypeError, ValueError):

@@ -64,6 +64,7 @@ class Authenticator:
         self._clock = clock
         self._monotonic = monotonic
         self._cache: dict[str, tuple[float, Credential | AuthFailure]] = {}
+        self._used: dict[tuple[str, str], datetime] = {}
         self._lock = threading.Lock()
 
     def authenticate(self, api_key: str) -> Credential | AuthFailure:
@@ -84,7 +85,17 @@ class Authenticator:
             and found.expires_at <= self._clock.now()
         ):
             return AuthFailure("KEY_EXPIRED")
+        if isinstance(found, Credential):
+            self._used[found.tenant_id, found.key_id] = self._clock.now()
         return found
+
+    def take_used(self) -> dict[str, dict[str, datetime]]:
+        """Return when each key was last used since the last call, by tenant."""
+        used, self._used = self._used, {}
+        by_tenant: dict[str, dict[str, datetime]] = {}
+        for (tenant_id, key_id), at in used.items():
+            by_tenant.setdefault(tenant_id, {})[key_id] = at
+        return by_tenant
 
     def _remember(self, key_hash: str, looked_at: float, found: Credential | AuthFailure) -> None:
         # Dated by the moment before the look-up: an answer that was long on its way is old when it arrives.

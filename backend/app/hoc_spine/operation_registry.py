@@ -36,9 +36,10 @@ class Operation:
     """One verb of the product.
 
     mode: a read runs read-only, a write in one transaction. scope: what a tenant key needs.
-    door: who may call it. prepare: runs before the write unit. authority: `recorded` lets the handler
-    itself record a refusal by tenant state or kill switch. gate: `guarded` stops under the kill
-    switch and in degraded mode. snapshot: a read that sees one moment. creates: honours
+    door: who may call it. prepare: runs before the unit. look: a write's first statement,
+    which reads the caller's standing together with what the handler holds. authority: `recorded`
+    lets the handler itself record a refusal by tenant state or kill switch. gate: `guarded` stops
+    under the kill switch and in degraded mode. snapshot: a read that sees one moment. creates: honours
     Idempotency-Key. replay: what a replay shows (hides a secret shown once). settlement: what a failed
     or unknown commit leads to. no_audit: the written reason why a write has no ledger entry.
     """
@@ -53,6 +54,7 @@ class Operation:
     version: int = 1
     door: Door = "tenant"
     prepare: Handler | None = None
+    look: Handler | None = None
     authority: Literal["enforced", "recorded"] = "enforced"
     gate: Literal["repair", "fact", "guarded"] = "repair"
     snapshot: bool = False

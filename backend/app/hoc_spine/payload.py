@@ -34,15 +34,17 @@ def parse_input(operation: Operation, payload: BaseModel | Mapping[str, Any]) ->
         # JSON mode is what makes strictness right: text is no number, yet a date is written as text.
         return operation.input.model_validate_json(to_json(dict(payload)), strict=True)
     except ValidationError as error:
-        raise _refusal(error, isinstance(payload, QueryPayload)) from None
+        raise refusal_of(error, query=isinstance(payload, QueryPayload)) from None
     except (PydanticSerializationError, RecursionError):
         raise HocError(ErrorKind.INVALID, "INVALID_INPUT", "The input holds what JSON cannot.") from None
 
 
-def _refusal(error: ValidationError, query: bool) -> HocError:
+def refusal_of(error: ValidationError, *, query: bool = False, under: tuple[str, ...] = ()) -> HocError:
+    """Return the refusal of a value that does not fit; `under` is where in the input it stands."""
     errors = [
         {
-            "field": "/" + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in item["loc"]),
+            "field": "/"
+            + "/".join(str(part).replace("~", "~0").replace("/", "~1") for part in (*under, *item["loc"])),
             "code": item["type"],
             "detail": item["msg"],
         }

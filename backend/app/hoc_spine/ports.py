@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from app.db.connection import DriverConnection
 from app.domains.logs.models import Fact
@@ -68,9 +68,11 @@ class ClaimPort(Protocol):
 
 
 class CompletePort(Protocol):
-    """Stores the response under a claimed key."""
+    """Stores the response under a claimed key; without one the key is free again."""
 
-    def __call__(self, connection: DriverConnection, *, tenant_id: str, key: str, response: str) -> None: ...
+    def __call__(
+        self, connection: DriverConnection, *, tenant_id: str, key: str, response: str | None
+    ) -> None: ...
 
 
 class RunExistsPort(Protocol):
@@ -110,3 +112,57 @@ class Services:
     digest_key: Callable[..., bytes]
     connectors: Mapping[str, Any] = field(default_factory=dict)
     caches: Mapping[str, Any] = field(default_factory=dict)
+
+
+class LessonResultPort(Protocol):
+    """What became of an attempt to learn: `result` and the lesson that stands."""
+
+    @property
+    def result(self) -> str: ...
+
+    @property
+    def lesson_id(self) -> str | None: ...
+
+
+@runtime_checkable
+class LessonsEnginePort(Protocol):
+    """Learns; every call answers or raises."""
+
+    def emit_near_threshold_lesson(
+        self,
+        *,
+        tenant_id: str,
+        metric: str,
+        utilization: float,
+        threshold_value: float,
+        current_value: float,
+        source_event_id: str,
+        **more: Any,
+    ) -> LessonResultPort: ...
+
+    def emit_critical_success_lesson(
+        self,
+        *,
+        tenant_id: str,
+        success_type: str,
+        metrics: Mapping[str, Any],
+        source_event_id: str,
+        **more: Any,
+    ) -> LessonResultPort: ...
+
+
+@runtime_checkable
+class PolicyEvaluationPort(Protocol):
+    """Knows the one evaluation of each attempt that has ended."""
+
+    def create_policy_evaluation(
+        self,
+        *,
+        run_id: str,
+        tenant_id: str,
+        run_status: str,
+        policies_checked: int = 0,
+        is_synthetic: bool = False,
+        synthetic_scenario_id: str | None = None,
+        unit: Any = None,
+    ) -> str: ...

@@ -72,11 +72,11 @@ class Spine:
         self.pipeline = pipeline
         self.background: list[Background] = []
         self._ports = ports
-        self._authenticator = Authenticator(transactions, ports.find_credential, services.clock)
+        self.authenticator = Authenticator(transactions, ports.find_credential, services.clock)
 
     def authenticate(self, api_key: str) -> Credential | AuthFailure:
         """Return the credential of an API key, or why it does not work (for the log alone)."""
-        return self._authenticator.authenticate(api_key)
+        return self.authenticator.authenticate(api_key)
 
     def start(self) -> None:
         """Start the background services of a server process."""
@@ -145,12 +145,12 @@ class Spine:
             raise attempt.verdict.refusal
         model = parse_input(operation, payload)
         role: Role = "hoc_maintenance" if operation.door == "operator" else "hoc_app"
+        prepared = None
+        if operation.prepare is not None:
+            prepared = operation.prepare(self._prepare_context(context, attempt.now), model)
         if operation.mode == "read":
-            outcome = self._read(operation, context, model, role, attempt)
+            outcome = self._read(operation, context, model, prepared, role, attempt)
         else:
-            prepared = None
-            if operation.prepare is not None:
-                prepared = operation.prepare(self._prepare_context(context, attempt.now), model)
             attempt.began = True
             outcome = self._settled(operation, context, model, prepared, role, attempt)
             attempt.committed = True
@@ -164,12 +164,14 @@ class Spine:
         operation: Operation,
         context: RequestContext,
         model: BaseModel,
+        prepared: Any,
         role: Role,
         attempt: _Attempt,
     ) -> Any:
         attempt.began = True
         with self.transactions.read(context.tenant_id, snapshot=operation.snapshot, role=role) as connection:
             ctx = self._context(operation.name, context, connection, attempt.now)
+            ctx.prepared = prepared
             outcome = operation.handler(ctx, model)
         if ctx.facts.queued or ctx.entries or ctx.events:
             raise RuntimeError(f"{operation.name} is a read, and what it recorded would be lost")
@@ -222,7 +224,10 @@ class Spine:
 
     def _write(self, operation: Operation, ctx: OperationContext, model: BaseModel, attempt: _Attempt) -> Any:
         request, connection = ctx.request, ctx.connection
-        standing = self._ports.load_standing(connection, tenant_id=ctx.tenant_id, key_id=request.key_id)
+        if operation.look is None:
+            standing = self._ports.load_standing(connection, tenant_id=ctx.tenant_id, key_id=request.key_id)
+        else:
+            standing = operation.look(ctx, model)
         attempt.verdict = judge_standing(operation, request, standing, now=ctx.now)
         if attempt.verdict.refusal is not None:
             raise attempt.verdict.refusal
@@ -293,7 +298,9 @@ class Spine:
     def _nested(self, ctx: OperationContext, name: str, payload: Any) -> Any:
         operation = self.registry.get(name)
         model = parse_input(operation, payload)
-        inner = replace(ctx, operation=operation.name, prepared=None)
+        # The version in If-Match is that of what the outer operation is about.
+        request = replace(ctx.request, precondition=None)
+        inner = replace(ctx, operation=operation.name, request=request, prepared=None)
         with ctx.savepoint():
             if operation.prepare is not None:
                 inner.prepared = operation.prepare(self._prepare_context(ctx.request, ctx.now), model)

@@ -20,10 +20,15 @@ def request_digest(model: BaseModel, request: RequestContext) -> str:
     return text_hash(dumps([request.run_id, model.model_dump_json()]))
 
 
-def to_stored(operation: Operation, outcome: Any) -> str:
-    """Return the text under which a success or a recorded refusal is kept for replay."""
+def to_stored(operation: Operation, outcome: Any) -> str | None:
+    """Return the text under which a success or a recorded refusal is kept for replay.
+
+    None for a refusal that says when to try again: that is no answer to keep.
+    """
     if isinstance(outcome, Refusal):
         error = outcome.error
+        if error.retry_after is not None:
+            return None
         stored = {
             "kind": error.kind.value,
             "code": error.code,

@@ -14,9 +14,10 @@ import psycopg
 import psycopg.sql
 import sqlalchemy as sa
 from psycopg import errors as pg
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
 
-from app.db.connection import Dialect, Parameters, Result
+from app.db.connection import Dialect, Hot, Parameters, Result, Row
+from app.db.hot import forget_prepared
 from app.kernel.errors import ErrorKind, HocError
 
 Role = Literal["hoc_app", "hoc_maintenance"]
@@ -51,6 +52,22 @@ class SpineConnection:
     def scalars(self, statement: sa.Executable, parameters: Parameters | None = None) -> sa.ScalarResult[Any]:
         """Execute one statement and return the first column of each row."""
         return self.execute(statement, parameters).scalars()
+
+    def hot(self, statement: Hot, given: Mapping[str, Any]) -> Sequence[Row]:
+        """Execute a statement of a hot path and return its rows."""
+        if self.dialect_name == "sqlite" or self._connection.engine.dispatch.before_cursor_execute:
+            # SQLite has no libpq, and who listens to statements hears of every one.
+            result = self.execute(statement.on(self.dialect_name), given)
+            return result.mappings().all() if statement.returns_rows else ()
+        self.statements += 1
+        try:
+            return statement.run(_libpq(self._connection), self._connection.info, given)
+        except pg.InvalidSqlStatementName as error:
+            # Somebody gave up what was prepared here; the next try prepares it anew.
+            forget_prepared(self._connection.info)
+            raise busy() from error
+        except psycopg.Error as error:
+            raise _as_common(self._connection, statement.text.decode(), error) from error
 
     def _end_if_over(self) -> None:
         # SQLite takes the whole transaction back on some errors (a full disk, RAISE(ROLLBACK)), and would
@@ -99,19 +116,24 @@ class Transactions:
     def savepoint(self, connection: SpineConnection) -> Iterator[None]:
         """Roll back to here when the block raises, and let the exception pass."""
         name = f"sp_{next(connection._savepoints)}"
-        connection._connection.exec_driver_sql(f"SAVEPOINT {name}")
+        self._said(connection._connection, f"SAVEPOINT {name}")
         try:
             yield
         except BaseException:
             self._take_back(connection._connection, name)
             raise
-        connection._connection.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
+        self._said(connection._connection, f"RELEASE SAVEPOINT {name}")
+
+    def _said(self, raw: sa.Connection, text: str) -> None:
+        if self.dialect_name == "sqlite" or not self._sent(raw, text):
+            raw.exec_driver_sql(text)
 
     def _take_back(self, raw: sa.Connection, name: str) -> None:
         # Where the connection is gone, so is the work, and the error on its way says why.
         if raw.invalidated:
             return
         try:
+            forget_prepared(raw.info)
             raw.exec_driver_sql(f"ROLLBACK TO SAVEPOINT {name}")
             raw.exec_driver_sql(f"RELEASE SAVEPOINT {name}")
         except sa.exc.DBAPIError:
@@ -207,6 +229,9 @@ class Transactions:
                 raise RuntimeError(
                     "a failed statement was swallowed without a savepoint; nothing was committed"
                 )
+            if not self.engine.dispatch.before_cursor_execute:
+                _commit_by_libpq(raw)
+                return
         try:
             raw.exec_driver_sql("COMMIT")
         except sa.exc.DBAPIError as error:
@@ -219,6 +244,7 @@ class Transactions:
         if raw.invalidated or raw.closed:
             return
         try:
+            forget_prepared(raw.info)
             raw.exec_driver_sql("ROLLBACK")
         except sa.exc.DBAPIError:
             raw.invalidate()
@@ -236,6 +262,29 @@ def _begin_text(tenant_id: str, role: Role, mode: Mode, statement_ms: int, lock_
         f"{start}; SET LOCAL ROLE {role}; SET LOCAL hoc.tenant_id = {psycopg.sql.quote(tenant_id)}; "
         f"SET LOCAL statement_timeout = {statement_ms}; SET LOCAL lock_timeout = {lock_ms}"
     )
+
+
+def _commit_by_libpq(raw: sa.Connection) -> None:
+    try:
+        result = _libpq(raw).exec_(b"COMMIT")
+        if result.status != ExecStatus.COMMAND_OK:
+            raise psycopg.errors.error_from_result(result)
+    except psycopg.Error as error:
+        common = _as_common(raw, "COMMIT", error)
+        if common.connection_invalidated:
+            raise CommitUnknownError from error
+        raise common from error
+
+
+def _as_common(raw: sa.Connection, text: str, error: psycopg.Error) -> sa.exc.DBAPIError:
+    """Return the driver's error as SQLAlchemy tells it, and give up the connection if it is gone."""
+    is_lost = _libpq(raw).status != ConnStatus.OK
+    if is_lost:
+        raw.invalidate(error)
+    common = sa.exc.DBAPIError.instance(
+        text, None, error, psycopg.Error, hide_parameters=True, connection_invalidated=is_lost
+    )
+    return cast(sa.exc.DBAPIError, common)
 
 
 def _libpq(raw: sa.Connection) -> psycopg.pq.abc.PGconn:

@@ -55,6 +55,8 @@ def dumps(value: Any) -> str:
         if type(value) is str:
             # A text has no keys and no number; nearly every member of a statement is one.
             text = encode_basestring(value)
+        elif value is None or type(value) is int:
+            return "null" if value is None else repr(value)
         else:
             _require_text_keys(value)
             text = _encode(value)

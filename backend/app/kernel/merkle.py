@@ -50,7 +50,11 @@ class MerkleRoot:
 
     def append(self, entry: bytes) -> None:
         """Append one entry."""
-        found, count = leaf(entry), self.size
+        self.append_hash(leaf(entry))
+
+    def append_hash(self, leaf_hash: bytes) -> None:
+        """Append one entry of which only the leaf hash is at hand."""
+        found, count = leaf_hash, self.size
         while count % 2:
             found = node(self._peaks.pop(), found)
             count //= 2

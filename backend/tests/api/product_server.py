@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from app.api.routing import Route
 from app.api.table import ROUTES
 from app.api.worker_pool import DispatchPool
 from app.bootstrap import build_spine
+from app.domains.retrieval.engines.observations import record_observations
 from app.hoc_spine.coordinators.log_files import write_new_key
+from app.hoc_spine.log_verifier import LogVerifier
 from app.hoc_spine.sequencer import LogSequencer
 from app.kernel.context import Precondition
 from app.settings import Settings
@@ -63,6 +67,7 @@ def serve_product(database_url: str, folder: Path) -> Iterator[ProductServer]:
                 "rate_limit_enabled": False,
                 "log_key_file": folder / "log-key.pem",
                 "checkpoint_dir": folder / "checkpoints",
+                "credential_key": base64.b64encode(bytes(32)).decode(),
             }
         )
     )
@@ -74,6 +79,9 @@ def serve_product(database_url: str, folder: Path) -> Iterator[ProductServer]:
         known = {**_seed(tenant), "tenant_id": victim.tenant_id}
         LogSequencer(spine).drain()
         known["size"] = tenant.call("log.status").size
+        for _ in range(2):
+            # Whatever the product wrote for all these requests is as its facts say.
+            assert LogVerifier(spine).verify_all(tenant.tenant_id).failures == []
         yield ProductServer(session, tenant.headers(), {"Authorization": "Bearer the-operator"}, known)
     pool.close()
     spine.close()
@@ -97,6 +105,11 @@ def _seed(tenant: Tenant) -> dict[str, Any]:
     tenant.call("runs.retry", retry)
     tenant.call("traces.steps.append", {"run_id": runs[0].run_id, "steps": [_step(n) for n in range(3)]})
     _seed_work(tenant, runs[0].run_id, artifact_id)
+    _seed_judgements(tenant, runs[1].run_id)
+    incident_id = _seed_incidents(tenant)
+    limited = _seed_limits(tenant)
+    proposals = [tenant.call("policies.proposals.create", _proposal(number)) for number in range(3)]
+    recorded = _seed_records(tenant, runs[0].run_id)
     rules = [tenant.call("policies.rules.create", _rule(number)) for number in range(3)]
     for number in range(2):
         head = tenant.call("policies.rules.get", {"rule_id": rules[0].rule_id})
@@ -109,19 +122,107 @@ def _seed(tenant: Tenant) -> dict[str, Any]:
         )
         attempt = {"run_id": runs[0].run_id, "plane_id": plane.plane_id, "action": "query", "payload": {}}
         assert tenant.dispatch("retrieval.access", attempt).committed
+    _seed_observations(tenant, runs[0].run_id)
     keys = [tenant.call("keys.create", _key()) for _ in range(3)]
     return {
+        **recorded,
+        **limited,
         "artifact_id": artifact_id,
         "collection_id": artifacts[0].collection_id,
         "plane_id": planes[0].plane_id,
         "rule_id": rules[0].rule_id,
         "policy_id": rules[0].rule_id,
         "run_id": runs[0].run_id,
+        "incident_id": incident_id,
+        "lesson_id": tenant.call("lessons.list").items[0].lesson_id,
+        "proposal_id": proposals[0].proposal_id,
         "key_id": keys[0].key_id,
         "attempt": 1,
         "revision": 1,
         "level": "0",
         "tile": "000.p/1",
+    }
+
+
+def _seed_observations(tenant: Tenant, run_id: str) -> None:
+    """Three retrieval spans, as the ingest of spans records them."""
+    span = {"trace_id": "a" * 32, "run_id": run_id, "operation": "retrieval"}
+    moment = datetime.now(UTC)
+    rows = [span | {"span_id": f"{n:016x}", "started_at": moment, "ended_at": moment} for n in range(3)]
+    with tenant.spine.transactions.write(tenant.tenant_id) as connection:
+        record_observations(connection, tenant_id=tenant.tenant_id, rows=rows)
+
+
+def _seed_judgements(tenant: Tenant, retried: str) -> None:
+    """Three evaluations by retries, three prevention records by a check in a run of its own."""
+    for attempt in (1, 2):
+        tenant.call("runs.retry", {"run_id": retried, "from_attempt": attempt, "reason": "again"})
+    for number in range(3):
+        rule = {"kind": "GUARD", "name": f"guard {number}", "enforcement_mode": "WARN", "activate": True}
+        rule |= {"moments": ["STEP"], "scope": "AGENT", "scope_id": "guarded"}
+        tenant.call("policies.rules.create", rule)
+    run = tenant.call("runs.start", _run() | {"agent_id": "guarded"})
+    tenant.call("runs.check", {"run_id": run.run_id, "action": {"kind": "TOOL", "name": "x"}})
+
+
+def _seed_limits(tenant: Tenant) -> dict[str, str]:
+    """Three limits that one use exceeds, three overrides of them, and what a check has reserved."""
+    budget = {"category": "BUDGET", "metric": "COST_USD", "scope": "AGENT", "scope_id": "spender"}
+    budget |= {"reset_period": "NONE", "max_value": 5}
+    made = [tenant.call("controls.limits.create", {"name": f"limit {n}", **budget}) for n in range(3)]
+    expires_at = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    wish = {"override_value": 9, "expires_at": expires_at, "reason": "month end"}
+    asked = [tenant.call("controls.overrides.request", {"limit_id": item.limit_id, **wish}) for item in made]
+    run = tenant.call("runs.start", _run() | {"agent_id": "spender"})
+    check = {"action": {"kind": "TOOL", "name": "x"}, "estimate": {"COST_USD": 1}}
+    held = tenant.call("runs.check", {"run_id": run.run_id, **check}).reservation
+    used = {"run_id": run.run_id, "usage_id": "u-1", "usage": {"COST_USD": 9}}
+    tenant.call("runs.usage.record", used)
+    return {
+        "limit_id": made[0].limit_id,
+        "override_id": asked[0].override_id,
+        "reservation_id": held.reservation_id,
+    }
+
+
+def _seed_incidents(tenant: Tenant) -> str:
+    """Three kinds of trouble that came back; the incident of a failed run with three events and links."""
+    for number in range(6):
+        tenant.call("incidents.create", {"title": "x", "error_code": f"E{number % 3}"})
+    rule = {"kind": "GUARD", "name": "guard of one agent", "enforcement_mode": "BLOCK", "activate": True}
+    rule |= {"moments": ["STEP"], "scope": "AGENT", "scope_id": "failing"}
+    tenant.call("policies.rules.create", rule)
+    for _ in range(3):
+        run = tenant.call("runs.start", _run() | {"agent_id": "failing"})
+        for _ in range(3):
+            tenant.call("runs.check", {"run_id": run.run_id, "action": {"kind": "TOOL", "name": "x"}})
+        ended = tenant.call("runs.complete", {"run_id": run.run_id, "status": "failed"})
+    incident_id = str(ended.evaluation.outcome_ref)
+    tenant.call("incidents.acknowledge", {"incident_id": incident_id})
+    tenant.call("incidents.escalate", {"incident_id": incident_id, "severity": "HIGH", "reason": "x"})
+    return incident_id
+
+
+def _proposal(number: int) -> dict[str, Any]:
+    proposed = {"kind": "ACCESS", "name": f"proposed {number}", "effect": "ALLOW"}
+    return {"kind": "RULE", "title": "x", "rationale": "x", "proposed": proposed}
+
+
+def _seed_records(tenant: Tenant, run_id: str) -> dict[str, str]:
+    """Three decisions, three signals, and what the governance log of their run says of them."""
+    decision = {"decision_type": "MEMORY", "facts": {"queried": False}, "decision_reason": "none is there"}
+    signal = {"signal_type": "drift", "evidence": {"score": 1}, "detected_by": "tests", "run_id": run_id}
+    decided = [tenant.call("decisions.emit", decision | {"run_id": run_id}) for _ in range(3)]
+    seen = [
+        tenant.call("activity.discovery.emit_signal", signal | {"artifact": f"a{n}"}).signal_id
+        for n in range(3)
+    ]
+    for signal_id in seen:
+        tenant.call("activity.signals.acknowledge", {"signal_id": signal_id})
+    return {
+        "decision_id": decided[0].decision.decision_id,
+        "signal_id": seen[0],
+        "entry_id": tenant.call("logs.audit_list").items[0].entry_id,
     }
 
 

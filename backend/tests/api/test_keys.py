@@ -14,10 +14,11 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from app.api.table import ROUTES as ROUTE_TABLE
+from app.hoc_spine.maintenance import Maintenance
 from app.hoc_spine.spine import Spine
 from app.main import create_app
 from tests.factories.steering import SteerableClock
-from tests.factories.tenants import Tenant
+from tests.factories.tenants import Tenant, make_tenant
 
 API = "/api/v1"
 REASON = {"reason": "test"}
@@ -428,3 +429,20 @@ def test_a_suspended_tenant_is_refused_by_every_worker_within_a_second(
         assert code(refused) == (401, "INVALID_CREDENTIALS")
         while send(worker, "GET", "/tenant", headers=bearer(made)).status_code != 401:
             assert time.monotonic() - stopped < 1
+
+
+def test_maintenance_notes_when_a_key_was_last_used(
+    make_spine: Callable[..., Spine], new_database: Callable[..., str]
+) -> None:
+    spine = make_spine(database_url=new_database())
+    tenant = make_tenant(spine)
+    with TestClient(create_app(spine)) as http:
+        http.headers.update(tenant.headers())
+        (key,) = http.get(f"{API}/keys").json()["items"]
+        assert key["last_used_at"] is None
+        Maintenance(spine).run_round()
+        earlier = {"used": {key["key_id"]: "2020-01-01T00:00:00.000000Z"}}
+        assert tenant.call("keys.note_use", earlier, door="worker").keys == 1
+        seen = http.get(f"{API}/keys/{key['key_id']}").json()
+    assert seen["last_used_at"] > "2020-01-01T00:00:00.000000Z"
+    assert seen["version"] == key["version"]

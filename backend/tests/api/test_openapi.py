@@ -22,7 +22,7 @@ from tests.api.probes import OPERATIONS, probe_routes
 P = "/api/v1/probe"
 # Dispatched by other operations only, inside their transactions.
 # Dispatched by the purge of a plane, inside its transaction.
-WITHOUT_ROUTE = {"repository.collections.purge"}
+WITHOUT_ROUTE = {"ops.log.resume", "repository.collections.purge"}
 
 
 @pytest.fixture

@@ -23,6 +23,10 @@ ROUTES = [
     ("GET", "/rules/rule-1/dependencies", None, "policies:read"),
     ("GET", "/conflicts", None, "policies:read"),
     ("GET", "/snapshots/snap_1", None, "policies:read"),
+    ("GET", "/rules/rule-1/effect", None, "policies:read"),
+    ("GET", "/preventions", None, "policies:read"),
+    ("GET", "/evaluations", None, "policies:read"),
+    ("POST", "/simulate", {"moment": "START", "run": {"agent_id": "a"}}, "policies:read"),
 ]
 ONE_RULE = [route for route in ROUTES if "rule-1" in route[1]]
 
@@ -113,7 +117,7 @@ def test_a_change_needs_if_match(client: TestClient, tenant: Tenant, rule: dict[
     [
         ({}, (422, "INVALID_INPUT")),
         ({**RULE, "kind": "OTHER"}, (422, "INVALID_INPUT")),
-        ({**RULE, "kind": "GUARD"}, (422, "INVALID_INPUT")),
+        ({**RULE, "kind": "GUARD", "moments": ["STEP"]}, (422, "INVALID_INPUT")),
         ({**RULE, "unknown": 1}, (422, "INVALID_INPUT")),
         ({**RULE, "status": "ACTIVE"}, (422, "INVALID_INPUT")),
         ({**RULE, "tenant_id": "t"}, (422, "INVALID_INPUT")),
@@ -194,3 +198,12 @@ def test_lists_take_only_what_they_know(client: TestClient, tenant: Tenant, rule
 def test_an_unknown_snapshot_is_404(client: TestClient, tenant: Tenant) -> None:
     reply = client.get(f"{P}/snapshots/snap_unknown", headers=tenant.headers())
     assert code(reply) == (404, "SNAPSHOT_NOT_FOUND")
+
+
+def test_the_effect_of_a_rule_is_shown(client: TestClient, tenant: Tenant, rule: dict[str, Any]) -> None:
+    shown = client.get(f"{P}/rules/{rule['rule_id']}/effect", headers=tenant.headers())
+    assert shown.status_code == 200
+    assert shown.json()["preventions"] == dict.fromkeys(
+        ("AUDITED", "WARNED", "BLOCKED", "STOPPED", "PREVENTED"), 0
+    )
+    assert shown.json()["activated_at"] is None

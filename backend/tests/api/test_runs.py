@@ -149,7 +149,8 @@ def test_a_run_is_read_with_its_version(client: TestClient, tenant: Tenant) -> N
     ended = client.post(f"{RUNS}/r-1/complete", json={"status": "succeeded"}, headers=tenant.headers())
     assert (ended.status_code, ended.headers["etag"]) == (200, '"v2"')
     assert ended.json()["evaluation"]["outcome"] == "NO_VIOLATION"
-    assert ended.json()["lessons"] == []
+    # Quick and cheap: the first such success of an agent on a day is one to learn from.
+    assert [lesson["lesson_type"] for lesson in ended.json()["lessons"]] == ["CRITICAL_SUCCESS"]
 
 
 def test_lists_take_filters_and_refuse_unknown_ones(client: TestClient, tenant: Tenant) -> None:

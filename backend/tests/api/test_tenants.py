@@ -115,6 +115,8 @@ def test_use_is_told_against_the_plan(client: TestClient, new_tenant: Callable[.
     headers = tenant.headers()
     for run in ("r-1", "r-2"):
         start_run(tenant, run_id=run)
+    used = {"run_id": "r-1", "usage_id": "u-1", "usage": {"TOKENS_INPUT": 12.5}}
+    tenant.call("runs.usage.record", used)
     tenant.call("runs.complete", {"run_id": "r-1", "status": "succeeded"})
     assert send(client, "GET", "/tenant/usage", headers=headers).json() == {
         "plan": "FREE",
@@ -125,6 +127,8 @@ def test_use_is_told_against_the_plan(client: TestClient, new_tenant: Callable[.
         "live_keys": 1,
         "max_live_keys": 5,
         "requests_per_minute": 60,
+        "tokens_this_month": 12.5,
+        "tokens_per_month": 1_000_000,
     }
 
 
@@ -318,8 +322,12 @@ def test_the_governance_of_a_run_is_told_oldest_first(client: TestClient, tenant
     tenant.call("runs.halt", {"run_id": "r-1", "reason": "stop"})
     path = "/logs/runs/r-1/governance"
     whole = send(client, "GET", path, headers=headers).json()
-    assert [event["event_type"] for event in whole["events"]] == ["PolicyRuleCreated", "RunHalted"]
-    assert (whole["run_id"], whole["total_events"], whole["next_cursor"]) == ("r-1", 2, None)
+    assert [event["event_type"] for event in whole["events"]] == [
+        "PolicyRuleCreated",
+        "IncidentCreated",
+        "RunHalted",
+    ]
+    assert (whole["run_id"], whole["total_events"], whole["next_cursor"]) == ("r-1", 3, None)
     assert whole["events"][0]["policy_id"] == made
     metadata = whole["metadata"]
     assert (metadata["tenant_id"], metadata["run_id"], metadata["immutable"]) == (
@@ -327,10 +335,12 @@ def test_the_governance_of_a_run_is_told_oldest_first(client: TestClient, tenant
         "r-1",
         True,
     )
-    assert metadata["policy_ids"] == [made]
+    # The policies that judged the run, and the incidents that it caused.
+    assert metadata["policy_ids"] == []
+    assert metadata["incident_ids"] == [whole["events"][1]["entity_id"]]
     first = send(client, "GET", f"{path}?limit=1", headers=headers).json()
-    assert (first["events"], first["total_events"]) == (whole["events"][:1], 2)
-    second = send(client, "GET", f"{path}?limit=1&cursor={first['next_cursor']}", headers=headers).json()
+    assert (first["events"], first["total_events"]) == (whole["events"][:1], 3)
+    second = send(client, "GET", f"{path}?limit=2&cursor={first['next_cursor']}", headers=headers).json()
     assert (second["events"], second["next_cursor"]) == (whole["events"][1:], None)
 
 

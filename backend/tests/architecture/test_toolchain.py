@@ -51,8 +51,9 @@ def test_every_direct_dependency_of_the_runtime_is_imported_by_the_product() -> 
         "psycopg[binary]": "psycopg",
         "prometheus-client": "prometheus_client",
         "common-expression-language": "cel",
+        "opentelemetry-proto": "opentelemetry.proto",
+        "googleapis-common-protos": "google.rpc",
     }
-    modules["opentelemetry-proto"] = "opentelemetry.proto"
     source = "\n".join(
         path.read_text() for path in (REPOSITORY / "backend").rglob("*.py") if "tests" not in path.parts
     )

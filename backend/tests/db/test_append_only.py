@@ -22,6 +22,7 @@ from tests.factories.worlds import make_world, step
 FURTHER = {
     "context_items",
     "input_bundle_items",
+    "limit_entries",
     "log_checkpoints",
     "log_cosignatures",
     "log_entries",
@@ -39,19 +40,32 @@ MADE_UP = {
     "context_items": {"artifact_id": "a", "revision": 1, "revision_digest": DIGEST},
     "context_packages": {"package_digest": DIGEST},
     "input_bundle_items": {"revision_digest": DIGEST},
+    "incidents": {"recurrence_signature": "0" * 32},
     "input_bundles": {"bundle_digest": DIGEST},
+    "limit_breaches": {"run_key": ""},
+    "limit_overrides": {"expires_at": datetime(2026, 1, 2, tzinfo=UTC)},
+    "limits": {"reset_period": "NONE", "scope_id": None, "content_hash": "0" * 64},
+    "prevention_records": {"rule_hash": "0" * 64},
     "run_manifests": {"manifest_digest": DIGEST},
 }
 # Rows that stay, although some of their columns change.
 KEPT = (
     "aos_traces",
     "api_keys",
+    "discovery_ledger",
+    "incidents",
     "knowledge_plane_registry",
+    "lessons_learned",
+    "limit_counters",
+    "limit_overrides",
+    "limits",
     "plane_policy_bindings",
     "policy_rules",
+    "retrieval_observations",
     "run_fact_counters",
     "runs",
     "tenants",
+    "usage_reservations",
 )
 
 

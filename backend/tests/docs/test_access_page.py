@@ -9,7 +9,8 @@ from typing import get_args
 from app.connectors.repository import ListPayload, RepositoryConnector, RetrievePayload, SearchPayload
 from app.domains.knowledge.engines.config_shapes import OperationalConfig, RepositoryConfig
 from app.domains.policies.engines.conditions import ROOTS, names_at
-from app.domains.policies.models import Constraints, Effect, RuleKind, RuleScope
+from app.domains.policies.models.rules import Constraints
+from app.domains.policies.models.vocabulary import Effect, RuleKind, RuleScope
 from app.domains.retrieval.models import Action
 from tests.docs.pages import read, rows, spans, word
 

@@ -17,7 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 from app.bootstrap import build_spine
-from app.cli import cli
+from app.cli.program import cli
 from app.db.migrations import head_revision
 from app.hoc_spine.spine import Spine
 from app.settings import Settings
@@ -128,7 +128,7 @@ def make_key(command: Hoc, tenant_id: str, *more: str) -> dict[str, str]:
 
 def works(spine: Spine, api_key: str) -> bool:
     """Tell whether a key opens the door now."""
-    spine._authenticator._cache.clear()
+    spine.authenticator._cache.clear()
     return not hasattr(spine.authenticate(api_key), "reason")
 
 
@@ -209,7 +209,11 @@ def test_what_the_operator_does_is_in_the_ledger(
 
 def test_maintenance_works_off_due_jobs_and_ends_overdue_runs(new_database: Callable[..., str]) -> None:
     command = Hoc(new_database())
-    assert command.json("maintenance", "run") == {"plane_jobs": 0, "runs_expired": 0}
+    assert command.json("maintenance", "run") == {
+        "plane_jobs": 0,
+        "runs_expired": 0,
+        "events_delivered": 0,
+    }
     built = build_spine(Settings(database_url=command.url))
     try:
         command.run("tenants", "create", "--tenant-id", "acme")
@@ -217,7 +221,11 @@ def test_maintenance_works_off_due_jobs_and_ends_overdue_runs(new_database: Call
         plane = {"plane_type": "docs", "plane_name": "p", "connector_type": "repository", "connector_id": "r"}
         plane_id = acme.call("knowledge.planes.register", plane).plane_id
         acme.call("knowledge.planes.transition", {"plane_id": plane_id, "action": "verify_knowledge_plane"})
-        assert command.json("maintenance", "run") == {"plane_jobs": 1, "runs_expired": 0}
+        assert command.json("maintenance", "run") == {
+            "plane_jobs": 1,
+            "runs_expired": 0,
+            "events_delivered": 0,
+        }
         assert acme.call("knowledge.planes.get", {"plane_id": plane_id}).lifecycle_state == "VERIFIED"
     finally:
         built.close()
@@ -246,6 +254,7 @@ def test_migrate_makes_the_schema_and_a_second_time_changes_nothing(new_database
         "head": head_revision(),
         "schema": "ok",
         "mend": None,
+        "counters": "ok",
     }
 
 

@@ -55,6 +55,7 @@ def test_the_walk_through_works_and_its_proof_notices_a_changed_step(tmp_path: P
         assert played.returncode == 0, played.stdout + played.stderr
         *_, verdict, handed = played.stdout.splitlines()
         assert verdict == "VERIFIED"
+        assert (tmp_path / "run.hocproof").stat().st_size > 0
         check_answers(answers(played.stdout))
 
         key, run_id = handed.split()
@@ -70,7 +71,10 @@ def check_answers(shown: list[dict[str, Any]]) -> None:
     denied = next(answer for answer in shown if answer.get("outcome") == "DENIED")
     assert allowed["data"]["documents"][0]["name"] == "refunds.md"
     assert denied["code"] == "NO_MATCHING_RULE"
+    checks = [answer["verdict"] for answer in shown if "verdict" in answer]
+    assert checks == ["ALLOW", "BLOCK"]
     evidence = next(answer for answer in shown if "retrievals" in answer)
+    assert [item["outcome"] for item in evidence["policies_evaluated"]] == ["BLOCKED"]
     recorded = {access["evidence_id"]: access["outcome"] for access in evidence["retrievals"]}
     assert recorded == {allowed["evidence_id"]: "ALLOWED", denied["evidence_id"]: "DENIED"}
     problems = [answer for answer in shown if answer.get("status", 200) in range(400, 600)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from app.db.governed import row_image
 from app.hoc_spine.spine import Spine
 from app.kernel.context import Precondition
 from app.kernel.hashing import protected_commit
+from tests.factories.steering import SteerableClock
 from tests.factories.tenants import Tenant, operator_context
+from tests.factories.worlds import start_run
 
 REASON = {"reason": "because of bob@example.com"}
 KEY = {"name": "k", "actor_type": "AGENT", "actor_id": "a-1", "scopes": ["runs:read"]}
@@ -107,6 +110,45 @@ def test_a_keys_row_stands_in_the_ledger_after_each_change(
             assert beside(event) == {}
     dispatch("keys.revoke", {"key_id": made.key_id, **REASON})
     assert beside("ApiKeyRevoked") == extra
+
+
+def test_the_rows_of_incident_lesson_and_proposal_stand_in_the_ledger_after_each_change(
+    tenant: Tenant, ledger: Ledger, clock: SteerableClock
+) -> None:
+    run = start_run(tenant)
+    opened = tenant.call("incidents.create", {"title": "bob@example.com", "source_run_id": run}).incident
+    texts = ("title", "description", "error_message", "resolution_summary", "resolution_notes")
+    of_incident = {"incident_id": opened.incident_id}
+    beside = {"run_id": run}
+    assert ledger.check("incidents", opened.incident_id, "IncidentCreated", texts) == beside
+    for verb, more, event in (
+        ("acknowledge", {}, "IncidentAcknowledged"),
+        ("escalate", {"severity": "CRITICAL", **REASON}, "IncidentEscalated"),
+        ("resolve", {"resolution_method": "AUTO", "notes": REASON["reason"]}, "IncidentResolved"),
+    ):
+        clock.advance(seconds=1)
+        tenant.call(f"incidents.{verb}", {**of_incident, **more})
+        assert ledger.check("incidents", opened.incident_id, event, texts) == beside
+    (lesson,) = tenant.call("lessons.list").items
+    of_lesson = {"lesson_id": lesson.lesson_id}
+    until = {"until": clock.now() + timedelta(days=1)}
+    life: tuple[tuple[str, dict[str, Any], str], ...] = (
+        ("defer", until, "LessonDeferred"),
+        ("reactivate", {}, "LessonReactivated"),
+        ("convert", {}, "LessonConverted"),
+    )
+    told = ("title", "description", "dismissed_reason")
+    for verb, given, event in life:
+        clock.advance(seconds=1)
+        tenant.call(f"lessons.{verb}", {**of_lesson, **given})
+        assert ledger.check("lessons_learned", lesson.lesson_id, event, told) == beside
+    proposal_id = tenant.call("lessons.get", of_lesson).draft_proposal_id
+    parts = ("title", "rationale", "proposed", "review_notes")
+    assert ledger.check("policy_proposals", proposal_id, "PolicyProposalCreated", parts) == beside
+    clock.advance(seconds=1)
+    review = {"proposal_id": proposal_id, "notes": REASON["reason"]}
+    tenant.call("policies.proposals.reject", review)
+    assert ledger.check("policy_proposals", proposal_id, "PolicyProposalRejected", parts) == beside
 
 
 def test_the_row_of_a_closed_switch_holds_no_reason(spine: Spine, tenant: Tenant) -> None:

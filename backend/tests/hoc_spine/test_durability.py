@@ -107,10 +107,14 @@ def test_what_was_answered_survives_kill_9_at_any_moment(new_database: Callable[
         steps = {"steps": [step(0), step(1)]}
         appended = ok(server.http.post("/api/v1/runs/run-1/steps", json=steps))
         answered = stream_steps(server, headers)
+        ok(server.http.post("/api/v1/runs", json=RUN | {"run_id": "run-3"}))
+        assert server.http.post("/v1/traces", json=export_into("run-3")).json() == {}
         server.kill()
     with serving(url) as server:
         server.http.headers.update(headers)
         check_stream(server, answered)
+        (span,) = ok(server.http.get("/api/v1/runs/run-3/steps"))["items"]
+        assert span["skill_name"] == "call"
         run = ok(server.http.get("/api/v1/runs/run-1"))
         assert run["status"] == "running"
         listed = ok(server.http.get("/api/v1/runs/run-1/steps"))
@@ -146,6 +150,19 @@ def stream_steps(server: Server, headers: dict[str, str]) -> list[int]:
     with socket.create_connection(("127.0.0.1", server.port)) as unheard:
         unheard.sendall(head.encode() + body)
     return answered
+
+
+def export_into(run_id: str) -> dict[str, Any]:
+    """Return an OTLP export of one span into a run."""
+    span = {
+        "traceId": "5b8efff798038103d269b633813fc60c",
+        "spanId": "eee19b7ec3c1b174",
+        "name": "call",
+        "startTimeUnixNano": "1770000000000000000",
+        "endTimeUnixNano": "1770000000001000000",
+        "attributes": [{"key": "hoc.run_id", "value": {"stringValue": run_id}}],
+    }
+    return {"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}
 
 
 def check_stream(server: Server, answered: list[int]) -> None:

@@ -84,6 +84,7 @@ def test_the_spine_knows_no_web_framework() -> None:
 
 def test_the_machinery_of_dispatch_knows_no_engine_and_no_driver() -> None:
     rooms_above = ("handlers", "coordinators", "worker", "maintenance", "sequencer", "log_watch")
+    rooms_above += ("log_verifier", "outbox_delivery")
     above = tuple(f"app.hoc_spine.{name}" for name in rooms_above)
     found = imported(*(name for name in modules_of("app.hoc_spine") if not name.startswith(above)))
     rooms = {name.split(".")[3] for name in loaded_below(found, "app.domains") if name.count(".") > 2}

@@ -154,7 +154,6 @@ def test_a_recorded_refusal_is_replayed_as_it_was(counter: Counter) -> None:
         "Enough.",
         errors=[{"field": "/value"}],
         extra={"gate": "G1", "n": 1.0},
-        retry_after=7,
     )
     first, second = counter(), counter()
     assert (first.replayed, second.replayed, counter.executions) == (False, True, 1)
@@ -165,11 +164,18 @@ def test_a_recorded_refusal_is_replayed_as_it_was(counter: Counter) -> None:
             "LIMITED",
             "Enough.",
         )
-        assert (result.error.errors, result.error.extra, result.error.retry_after) == (
+        assert (result.error.errors, result.error.extra) == (
             ({"field": "/value"},),
             {"gate": "G1", "n": 1.0},
-            7,
         )
+
+
+def test_a_refusal_that_says_when_to_try_again_leaves_the_key_free(counter: Counter) -> None:
+    counter.refuses = HocError(ErrorKind.LIMITED, "LIMITED", "Enough for now.", retry_after=7)
+    assert counter().error_code == "LIMITED"
+    counter.refuses = None
+    assert counter().success
+    assert (counter().replayed, counter.executions) == (True, 2)
 
 
 def test_a_refused_request_uses_no_key(

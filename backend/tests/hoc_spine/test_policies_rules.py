@@ -296,12 +296,52 @@ def test_a_retired_rule_frees_its_name_and_keeps_its_id(tenant: Tenant) -> None:
     assert tenant.dispatch("policies.rules.create", again).error_code == "RULE_EXISTS"
 
 
-def test_guard_rules_are_not_open_yet(tenant: Tenant) -> None:
-    payload = {"kind": "GUARD", "name": "g", "enforcement_mode": "BLOCK", "moments": ["STEP"]}
-    refused = tenant.dispatch("policies.rules.create", payload)
-    assert refused.error_code == "INVALID_INPUT"
+def test_a_guard_rule_lives_like_any_other(tenant: Tenant) -> None:
+    rule = {"rule_id": "g-1", "kind": "GUARD", "name": "g", "enforcement_mode": "BLOCK"}
+    rule |= {"moments": ["USAGE", "STEP"], "condition": "usage.COST_USD > 5.0", "halts_run": True}
+    made = tenant.call("policies.rules.create", rule)
+    assert (made.status, made.moments, made.halts_run) == ("DRAFT", ["STEP", "USAGE"], True)
+    active = tenant.call("policies.rules.activate", {"rule_id": "g-1"})
+    assert (active.status, active.verified) == ("ACTIVE", True)
+    versions = Precondition(frozenset({active.version}))
+    narrowed = tenant.dispatch(
+        "policies.rules.update",
+        {"rule_id": "g-1", "moments": ["START"]},
+        precondition=versions,
+    )
+    # What it reads is not there at the start of a run.
+    assert narrowed.error_code == "INVALID_CONDITION"
+    opposite = {**rule, "rule_id": "g-2", "name": "g 2", "enforcement_mode": "DISABLED", "halts_run": False}
+    assert (
+        tenant.dispatch("policies.rules.create", {**opposite, "activate": True}).error_code
+        == "POLICY_CONFLICT"
+    )
+    tenant.call("policies.rules.create", opposite)
+    found = tenant.call("policies.conflicts").items
+    assert [(item.conflict_type, item.severity, item.other_rule_id) for item in found] == [
+        ("SCOPE_OVERLAP", "BLOCKING", "g-2")
+    ]
+    retired = tenant.call("policies.rules.retire", {"rule_id": "g-1", "reason": "r", "revoke": True})
+    assert (retired.status, retired.revoked) == ("RETIRED", True)
+
+
+@pytest.mark.parametrize(
+    ("moments", "condition", "column"),
+    [
+        (["START"], "run.agent_id == 'a' && action.name == 'b'", 24),
+        (["STEP", "USAGE"], "action.name == 'b'", 1),
+        (["STEP"], "usage.REQUESTS > 1.0", 7),
+        (["COMPLETION"], "outcome.status == 'failed' && incident.title == ''", 31),
+        (["INCIDENT"], "incident.code == ''", 10),
+    ],
+)
+def test_a_guard_condition_names_what_its_moments_have(
+    tenant: Tenant, moments: list[str], condition: str, column: int
+) -> None:
+    rule = {"kind": "GUARD", "name": "g", "enforcement_mode": "WARN", "moments": moments}
+    refused = tenant.dispatch("policies.rules.create", {**rule, "condition": condition})
     assert refused.error is not None
-    assert "GUARD" in refused.error.detail
+    assert (refused.error.code, refused.error.errors[0]["column"]) == ("INVALID_CONDITION", column)
 
 
 def test_a_condition_that_cannot_be_compiled_is_refused_with_its_position(tenant: Tenant) -> None:
@@ -478,5 +518,9 @@ def test_a_tampered_rule_is_shown_and_no_longer_changed_or_activated(
     tamper(second_connection, change, tenant.tenant_id)
     assert tenant.call("policies.rules.get", {"rule_id": "rule-1"}).verified is False
     assert update(tenant, rule, message="m").error_code == "POLICY_INTEGRITY"
-    assert tenant.dispatch("policies.rules.activate", {"rule_id": "rule-1"}).error_code == "POLICY_INTEGRITY"
+    refused = tenant.dispatch("policies.rules.activate", {"rule_id": "rule-1"})
+    assert (refused.error_code, refused.committed) == ("POLICY_INTEGRITY", True)
+    # One incident for one damage, however often somebody runs into it.
+    (incident,) = tenant.call("incidents.list", {"category": "INTEGRITY"}).items
+    assert (incident.severity, incident.error_code) == ("HIGH", "POLICY_INTEGRITY")
     assert tenant.dispatch("policies.rules.retire", {"rule_id": "rule-1", "reason": "bad"}).success

@@ -130,7 +130,7 @@ def test_run_numbers_have_no_gaps_where_a_start_is_refused(new_tenant: Callable[
     refused = tenant.dispatch("runs.start", {**START, "run_id": "sixth"})
     assert refused.error_code == "QUOTA_EXCEEDED"
     assert refused.error is not None
-    assert refused.error.extra == {"quota": "concurrent_runs"}
+    assert refused.error.extra["quota"] == "concurrent_runs"
     assert refused.error.retry_after
     (ended, *_) = tenant.call("runs.list").items
     tenant.call("runs.complete", {"run_id": ended.run_id, "status": "succeeded"})
@@ -146,7 +146,7 @@ def test_the_daily_quota_names_the_time_until_midnight(
         tenant.call("runs.complete", {"run_id": f"r-{number}", "status": "succeeded"})
     refused = tenant.dispatch("runs.start", START)
     assert refused.error is not None
-    assert refused.error.extra == {"quota": "runs_per_day"}
+    assert refused.error.extra["quota"] == "runs_per_day"
     clock.advance(seconds=refused.error.retry_after)
     assert start(tenant).run_no == 101
 
@@ -190,13 +190,15 @@ def test_completion_seals_evaluates_and_closes(tenant: Tenant, second_connection
     assert state["running_runs"] == 0
     facts = leaves(second_connection, tenant, "r-1")
     assert [leaf["type"] for leaf in facts] == [
-        "run.started", "trace.extended", "evaluation", "trace.sealed", "run.completed",
+        # So quick a success, far below what the plan allows, is learned from.
+        "run.started", "trace.extended", "evaluation", "trace.sealed", "lesson", "run.completed",
     ]  # fmt: skip
-    assert [leaf["no"] for leaf in facts] == [1, 2, 3, 4, 5]
+    assert [leaf["no"] for leaf in facts] == [1, 2, 3, 4, 5, 6]
     assert facts[-1]["body"]["closure"] == {
-        "fact_count": 5,
+        "fact_count": 6,
         "type_counts": {
-            "run.started": 1, "trace.extended": 1, "evaluation": 1, "trace.sealed": 1, "run.completed": 1,
+            "run.started": 1, "trace.extended": 1, "evaluation": 1, "trace.sealed": 1, "lesson": 1,
+            "run.completed": 1,
         },
         "step_count": 2,
         "traces": [
@@ -204,7 +206,7 @@ def test_completion_seals_evaluates_and_closes(tenant: Tenant, second_connection
         ],
     }  # fmt: skip
     (counter,) = rows(second_connection, "run_fact_counters", tenant)
-    assert (counter["fact_count"], bool(counter["closed"])) == (5, True)
+    assert (counter["fact_count"], bool(counter["closed"])) == (6, True)
     assert {row["type"] for row in rows(second_connection, "outbox", tenant)} == {
         "RunCompleted",
         "PolicyEvaluated",
@@ -230,7 +232,8 @@ def test_each_ending_has_its_reason_seal_and_evaluation(
     assert (ended.status, ended.termination_reason) == (status, reason)
     assert ended.error_message == "<REDACTED_EMAIL> failed"
     assert (ended.evaluation.outcome, ended.evaluation.confidence) == (outcome, confidence)
-    assert (ended.evaluation.outcome_kind, ended.evaluation.policies_checked) == ("NONE", 0)
+    explained = "INCIDENT" if status in ("failed", "halted") else "NONE"
+    assert (ended.evaluation.outcome_kind, ended.evaluation.policies_checked) == (explained, 0)
     (attempt,) = tenant.call("attempts.list", {"run_id": "r-1"}).items
     assert (attempt.outcome, attempt.evaluation) == (trace_outcome, ended.evaluation)
 
@@ -292,7 +295,10 @@ def test_halting_and_cancelling_are_in_the_ledger(
     assert "goal" not in after
     facts = leaves(second_connection, tenant, "r-1")
     assert facts[-1]["type"] == "run.completed"
-    assert facts[-1]["body"]["closure"]["fact_count"] == len(facts) == 5
+    told = [row["description"] for row in rows(second_connection, "incidents", tenant)]
+    assert told == (["<REDACTED_EMAIL> said so"] if name == "halt" else [])
+    # A halt has its incident too: the incident, its event, its ledger entry and what it teaches.
+    assert facts[-1]["body"]["closure"]["fact_count"] == len(facts) == (9 if name == "halt" else 5)
 
 
 def test_a_retry_seals_the_attempt_and_opens_the_next(
@@ -374,6 +380,6 @@ def test_late_facts_do_not_reopen_an_ended_run(tenant: Tenant, second_connection
     start(tenant, run_id="r-1")
     tenant.call("runs.complete", {"run_id": "r-1", "status": "succeeded"})
     start(tenant, run_id="r-2")
-    tenant.call("runs.halt", {"run_id": "r-2", "reason": "x"}, run_id="r-1")
+    tenant.call("runs.cancel", {"run_id": "r-2", "reason": "x"}, run_id="r-1")
     assert all(not leaf["late"] for leaf in leaves(second_connection, tenant, "r-1"))
     assert len(leaves(second_connection, tenant, "r-2")) == 5

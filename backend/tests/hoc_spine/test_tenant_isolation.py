@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,10 +21,16 @@ OPERATIONS = sorted(
 )
 # Names that the caller owns, or labels; they point at nothing of another tenant.
 LABELS = {
+    "controls.limits.create": {"limit_id", "scope_id"},
+    "controls.limits.update": {"scope_id"},
+    "decisions.emit": {"request_id", "workflow_id"},
+    "decisions.list": {"request_id"},
+    "incidents.create": {"incident_id"},
     "keys.create": {"actor_id"},
     "knowledge.planes.register": {"connector_id"},
     "logs.audit_list": {"actor_id"},
     "repository.changes.list": {"actor_id", "change_set_id"},
+    "policies.proposals.create": {"proposal_id"},
     "policies.rules.create": {"rule_id", "scope_id"},
     "policies.rules.update": {"scope_id"},
     "repository.artifacts.create": {"id"},
@@ -41,6 +48,8 @@ LABELS = {
         "project_id",
         "synthetic_scenario_id",
     },
+    "runs.check": {"check_id"},
+    "runs.usage.record": {"usage_id"},
     "runs.list": {"agent_id", "project_id"},
 }
 # A value for each member that an input demands beside its ids.
@@ -70,13 +79,39 @@ SAMPLES: dict[str, Any] = {
     "worker": "w",
     "lease_seconds": 60,
     "role": "source",
+    "decision_type": "MEMORY",
+    "facts": {"queried": False},
+    "decision_reason": "x",
+    "severity": "HIGH",
+    "title": "x",
+    "rationale": "x",
+    "proposed": {"kind": "ACCESS", "name": "x", "effect": "ALLOW"},
+    "resolution_method": "MANUAL",
+    "until": "2100-01-01T00:00:00Z",
+    "moment": "START",
+    "category": "BUDGET",
+    "metric": "COST_USD",
+    "max_value": 1,
+    "override_value": 1,
+    "expires_at": "2100-01-01T00:00:00Z",
+    "usage": {"COST_USD": 1},
+    "run": {"agent_id": "a"},
 }
 MORE: dict[str, dict[str, Any]] = {
+    "activity.discovery.emit_signal": {
+        "artifact": "a",
+        "signal_type": "t",
+        "evidence": {"x": 1},
+        "detected_by": "d",
+    },
     "knowledge.planes.transition": {"action": "verify_knowledge_plane"},
     "knowledge.planes.approve_purge": {"reason": "x"},
+    "policies.proposals.create": {"kind": "RULE"},
     "repository.artifacts.update": {"name": "renamed"},
     "repository.runs.publish": {"status": "cancelled"},
     "repository.steps.put": {"step_id": "s", "position": 0},
+    "runs.check": {"action": {"kind": "TOOL", "name": "x"}},
+    "runs.usage.record": {"usage_id": "u"},
     "runs.start": {"agent_id": "a", "actor_type": "SYSTEM", "origin_system_id": "tests"},
 }
 
@@ -114,6 +149,18 @@ def foreign(spine: Spine) -> dict[str, str]:
     with spine.transactions.read(tenant.tenant_id) as connection:
         leaves = sa.text("SELECT min(fact_id) FROM log_leaves WHERE tenant_id = :t")
         fact_id = connection.execute(leaves, {"t": tenant.tenant_id}).scalar_one()
+    seen = {"artifact": "a", "signal_type": "t", "evidence": {"x": 1}, "detected_by": "d"}
+    decision = {"decision_type": "MEMORY", "facts": {"queried": False}, "decision_reason": "x"}
+    decided = tenant.call("decisions.emit", decision | {"run_id": run.run_id}).decision
+    incident = tenant.call("incidents.create", {"title": "x", "source_run_id": run.run_id}).incident
+    proposal = {"kind": "RULE", "title": "x", "rationale": "x", "proposed": SAMPLES["proposed"]}
+    budget = {"category": "BUDGET", "metric": "COST_USD", "reset_period": "NONE", "max_value": 9}
+    limit_id = tenant.call("controls.limits.create", {"name": "x", **budget}).limit_id
+    later = datetime.now(UTC) + timedelta(hours=1)
+    wish = {"limit_id": limit_id, "override_value": 9, "expires_at": later.isoformat(), "reason": "x"}
+    governed = tenant.call("runs.start", {"goal": "x", **MORE["runs.start"]})
+    asked = {"action": {"kind": "TOOL", "name": "x"}, "estimate": {"COST_USD": 1}}
+    held = tenant.call("runs.check", {"run_id": governed.run_id, **asked}).reservation
     key_payload = {"name": "k", "actor_type": "HUMAN", "actor_id": "u"}
     return {
         "tenant_id": tenant.tenant_id,
@@ -136,6 +183,16 @@ def foreign(spine: Spine) -> dict[str, str]:
         "job_id": tenant.call("knowledge.jobs.list", {}).items[0].job_id,
         "entry_id": tenant.call("logs.audit_list", {}).items[0].entry_id,
         "fact_id": fact_id,
+        "decision_id": decided.decision_id,
+        "incident_id": incident.incident_id,
+        "source_incident_id": incident.incident_id,
+        "source_run_id": run.run_id,
+        "limit_id": limit_id,
+        "override_id": tenant.call("controls.overrides.request", wish).override_id,
+        "reservation_id": held.reservation_id,
+        "lesson_id": tenant.call("lessons.list").items[0].lesson_id,
+        "proposal_id": tenant.call("policies.proposals.create", proposal).proposal_id,
+        "signal_id": tenant.call("activity.discovery.emit_signal", seen).signal_id,
     }
 
 
@@ -198,6 +255,8 @@ def said(error: HocError, ids: dict[str, str]) -> tuple[Any, ...]:
 def _shows_nothing(operation: Operation, data: Any) -> None:
     if operation.name == "retrieval.explain":
         assert (data.allowed, data.reason_code.value) == (False, "RUN_NOT_FOUND")
+    elif operation.name == "retrieval.affected_runs":
+        assert data.runs == []
     elif hasattr(data, "count"):
         assert data.count == 0
     else:

@@ -256,19 +256,23 @@ def _work(statements: list[str]) -> list[str]:
 
 @pytest.mark.usefixtures("run")
 def test_a_batch_costs_at_most_seven_statements_whatever_its_size(
-    tenant: Tenant, statements: list[str]
+    tenant: Tenant, statements: list[str], dialect: str
 ) -> None:
-    append(tenant, step(0)).unwrap()
+    used = {"usage": {"TOKENS_INPUT": 3, "COST_USD": "0.5"}}
+    append(tenant, step(0, **used)).unwrap()
     costs = []
     for batch in (
         [step(number) for number in range(1, 11)],
-        [step(number, params={"n": number}, external_id=f"e-{number}") for number in range(11, 1011)],
-        [step(number, params={"n": number}, external_id=f"e-{number}") for number in range(1010, 1030)],
+        [step(number, **used) for number in range(11, 21)],
+        [step(number, **used, external_id=f"e-{number}") for number in range(21, 1021)],
+        [step(number, **used, external_id=f"e-{number}") for number in range(1020, 1040)],
     ):
         statements.clear()
         append(tenant, *batch).unwrap()
         costs.append(len(_work(statements)))
-    assert costs == [6, 7, 7]
+    # SQLite has no statement that writes counters and entries at once; there a statement is no round trip.
+    assert max(costs) <= (7 if dialect == "postgresql" else 8)
+    assert costs[2] == costs[3]
 
 
 @pytest.mark.usefixtures("run")

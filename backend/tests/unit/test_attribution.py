@@ -88,7 +88,8 @@ def test_a_reason_outside_the_status_is_refused(reason: str) -> None:
     ("status", "findings", "outcome", "confidence"),
     [
         (RunStatus.SUCCEEDED, Findings(), "NO_VIOLATION", 100),
-        (RunStatus.SUCCEEDED, Findings(preventions=1), "ADVISORY", 0),
+        (RunStatus.SUCCEEDED, Findings(preventions=1, advisory=1), "ADVISORY", 0),
+        (RunStatus.SUCCEEDED, Findings(preventions=1), "NO_VIOLATION", 100),
         (RunStatus.SUCCEEDED, Findings(breaches=1), "ADVISORY", 0),
         (RunStatus.SUCCEEDED, Findings(violation_incidents=1, breaches=1), "VIOLATION_INCIDENT", 0),
         (RunStatus.HALTED, Findings(), "ADVISORY", 0),

@@ -25,7 +25,7 @@ from app.domains.policies.engines.conditions import (
     reads_usage,
 )
 from app.domains.policies.errors import InvalidConditionError
-from app.domains.policies.models import RuleKind
+from app.domains.policies.models.vocabulary import RuleKind
 
 ACCESS = names_at(RuleKind.ACCESS)
 NOW = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)

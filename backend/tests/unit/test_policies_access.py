@@ -11,7 +11,8 @@ import pytest
 from app.domains.policies.engines.access import decide_access
 from app.domains.policies.engines.snapshots import CompiledSnapshot, build_snapshot_content, compile_snapshot
 from app.domains.policies.engines.versions import sealed
-from app.domains.policies.models import AccessDecision, AccessReason, Effect, RuleKind, RuleScope, RuleVersion
+from app.domains.policies.models.rules import AccessDecision, RuleVersion
+from app.domains.policies.models.vocabulary import AccessReason, Effect, RuleKind, RuleScope
 
 TENANT = "tenant-1"
 INPUTS: dict[str, Any] = {

@@ -11,18 +11,16 @@ import pytest
 from app.domains.policies.engines import conflicts, dependencies, rules, versions
 from app.domains.policies.engines.dependencies import OpenRule
 from app.domains.policies.engines.rules import RuleOperation, Step
-from app.domains.policies.models import (
+from app.domains.policies.models.rules import CreateRule, RuleVersion, UpdateRule
+from app.domains.policies.models.vocabulary import (
     ConflictSeverity,
     ConflictType,
-    CreateRule,
     Effect,
     EnforcementMode,
     Moment,
     RuleKind,
     RuleScope,
     RuleStatus,
-    RuleVersion,
-    UpdateRule,
 )
 from app.kernel.errors import HocError
 
@@ -42,6 +40,7 @@ def guard(rule_id: str, mode: EnforcementMode, *moments: Moment, **members: Any)
     return replace(base, moments=tuple(moments), **members)
 
 
+GUARD = {"kind": "GUARD", "effect": None, "enforcement_mode": "BLOCK", "moments": ["STEP"]}
 APPLY, NO_OP = Step.APPLY, Step.NO_OP
 
 
@@ -72,7 +71,11 @@ def test_each_state_permits_what_the_table_says(
 @pytest.mark.parametrize(
     ("members", "field"),
     [
-        ({"kind": "GUARD", "effect": None, "enforcement_mode": "BLOCK", "moments": ["STEP"]}, "/kind"),
+        ({**GUARD, "effect": "ALLOW"}, "/effect"),
+        ({**GUARD, "enforcement_mode": None}, "/enforcement_mode"),
+        ({**GUARD, "moments": []}, "/moments"),
+        ({**GUARD, "constraints": {"max_tokens": 5}}, "/constraints"),
+        ({**GUARD, "enforcement_mode": "WARN", "halts_run": True}, "/halts_run"),
         ({"effect": None}, "/effect"),
         ({"enforcement_mode": "BLOCK"}, "/enforcement_mode"),
         ({"moments": ["STEP"]}, "/moments"),
@@ -230,7 +233,7 @@ def test_all_conflicts_are_listed_blocking_first() -> None:
             version("a"),
         ]
     )
-    assert [(item.severity.value, item.rule_id, item.other_rule_id) for item in found] == [
+    assert [(item.severity.value, item.one_id, item.other_id) for item in found] == [
         ("BLOCKING", "a", "b"),
         ("WARNING", "a", "c"),
     ]
@@ -304,3 +307,46 @@ def test_the_ties_of_a_rule_are_listed() -> None:
     ]
     assert (ties[0].name, ties[0].status) == ("Rule", RuleStatus.ACTIVE)
     assert (ties[1].name, ties[1].status) == (None, None)
+
+
+def limit(limit_id: str, max_value: int, period: str | None = "DAILY", **members: Any) -> dict[str, Any]:
+    base = {"limit_id": limit_id, "name": limit_id, "metric": "COST_USD", "scope": "TENANT", "scope_id": None}
+    base |= {"category": "BUDGET", "reset_period": period, "window_seconds": None}
+    return {**base, "max_value": max_value * 1_000_000, **members}
+
+
+RATE = {"category": "RATE", "reset_period": None}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "conflict"),
+    [
+        (limit("a", 100), limit("b", 49), "THRESHOLD_CONTRADICTION"),
+        (limit("a", 100), limit("b", 50), None),
+        (limit("a", 100), limit("b", 10, metric="STEPS"), None),
+        (limit("a", 100), limit("b", 10, scope="AGENT", scope_id="x"), None),
+        (limit("a", 101), limit("b", 100, "WEEKLY"), "TEMPORAL_CONFLICT"),
+        (limit("a", 101), limit("b", 100, "NONE"), "TEMPORAL_CONFLICT"),
+        (limit("a", 100), limit("b", 101, "MONTHLY"), None),
+        (limit("a", 9, None, **RATE, window_seconds=60), limit("b", 5), "TEMPORAL_CONFLICT"),
+        (limit("a", 9, None, category="THRESHOLD"), limit("b", 5), None),
+    ],
+)
+def test_limits_disagree_over_one_window_or_across_two(
+    one: dict[str, Any], other: dict[str, Any], conflict: str | None
+) -> None:
+    for pair in ((one, other), (other, one)):
+        found = conflicts.find_limit_conflicts(pair)
+        assert [(item.conflict_type, item.one_id, item.other_id) for item in found] == (
+            [] if conflict is None else [(conflict, "a", "b")]
+        )
+        assert all(item.severity is ConflictSeverity.WARNING for item in found)
+
+
+def test_a_rule_that_reads_the_use_of_a_limited_metric_is_tied_to_the_limit() -> None:
+    reader = guard("g", EnforcementMode.WARN, Moment.STEP, condition="usage.COST_USD > 5.0")
+    limits = [limit("a", 100), limit("b", 5, metric="STEPS")]
+    ties = dependencies.list_dependencies(reader, [], [], limits)
+    assert [(tie.dependency_type, tie.entity_type, tie.entity_id) for tie in ties] == [
+        ("IMPLICIT_LIMIT", "LIMIT", "a")
+    ]

@@ -17,7 +17,8 @@ from app.domains.policies.engines.snapshots import (
     snapshot_id_of,
 )
 from app.domains.policies.errors import SnapshotInvalidError
-from app.domains.policies.models import CreateRule, RuleKind, RuleVersion
+from app.domains.policies.models.rules import CreateRule, RuleVersion
+from app.domains.policies.models.vocabulary import RuleKind
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.hashing import text_hash
 

@@ -57,5 +57,6 @@ routes.add(
     "POST", "/planes/{plane_id}/purge-approvals", "knowledge.planes.approve_purge", status=201, etag=True
 )
 routes.add("PUT", "/planes/{plane_id}/suspension", "knowledge.planes.set_suspension", etag=True)
+routes.add("POST", "/planes/{plane_id}/refresh", "knowledge.planes.refresh", status=202, etag=True)
 routes.add("GET", "/planes/{plane_id}/events", "knowledge.planes.events")
 routes.add("GET", "/planes/{plane_id}/documents", "knowledge.planes.documents")

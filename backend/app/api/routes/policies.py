@@ -1,4 +1,4 @@
-"""L2 HTTP: routes of policy rules, conflicts and snapshots."""
+"""L2 HTTP: routes of policy rules, conflicts, snapshots, and what rules have done and would do."""
 
 from app.api.routing import OperationRoutes
 
@@ -15,3 +15,7 @@ routes.add("GET", "/rules/{rule_id}/versions", "policies.rules.versions")
 routes.add("GET", "/rules/{rule_id}/dependencies", "policies.rules.dependencies")
 routes.add("GET", "/conflicts", "policies.conflicts")
 routes.add("GET", "/snapshots/{snapshot_id}", "policies.snapshots.get")
+routes.add("GET", "/rules/{rule_id}/effect", "policies.rules.effect")
+routes.add("GET", "/preventions", "policies.preventions.list")
+routes.add("GET", "/evaluations", "policies.evaluations.list")
+routes.add("POST", "/simulate", "policies.simulate")

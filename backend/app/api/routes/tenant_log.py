@@ -21,6 +21,9 @@ routes.add(
 )
 routes.add("GET", "/checkpoints", "log.checkpoints.list")
 routes.add("GET", "/keys", "log.keys")
+routes.add("POST", "/verify", "log.verify", status=202)
+routes.add("GET", "/integrity", "log.integrity")
+routes.add("GET", "/verifications", "log.verifications.list")
 routes.add(
     "GET",
     "/tile/{level}/{tile*}",

@@ -8,3 +8,7 @@ routes.add("GET", "/{run_id}/steps", "traces.steps.list")
 routes.add(
     "GET", "/{run_id}/traces/{attempt}", "traces.get", etag=True, missing={"attempt": "TRACE_NOT_FOUND"}
 )
+
+# The path that every OpenTelemetry exporter appends to its endpoint.
+otlp = OperationRoutes("traces", prefix="", root="")
+otlp.add("POST", "/v1/traces", "traces.otlp.ingest", query=(), protocol="otlp")

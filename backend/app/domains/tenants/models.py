@@ -122,7 +122,7 @@ class TenantView(Output):
 
 
 class TenantUsage(Output):
-    """Use against the plan; counts of now and of the day (UTC)."""
+    """Use against the plan; counts of now, of the day and of the month (UTC)."""
 
     plan: Plan
     running_runs: int
@@ -132,6 +132,20 @@ class TenantUsage(Output):
     live_keys: int
     max_live_keys: int
     requests_per_minute: int
+    tokens_this_month: float
+    tokens_per_month: int
+
+
+class NoteUse(Input):
+    """Note when keys of the tenant were last used."""
+
+    used: dict[Identifier, AwareTime] = Field(max_length=1000)
+
+
+class NotedUse(Output):
+    """How many keys were noted."""
+
+    keys: int
 
 
 class KeyView(Output):

@@ -105,7 +105,7 @@ worker_leases = sa.Table(
     sa.Column("expires_at", Timestamp, nullable=False),
 )
 
-govern(tenants, "AUDITED", protected=("status_reason",))
+govern(tenants, "AUDITED", protected=("status_reason",), operated=True)
 govern(
     api_keys,
     "AUDITED",
@@ -113,6 +113,7 @@ govern(
     digests=("key_hash",),
     json_columns=("scopes",),
     unhashed={"last_used_at": "TELEMETRY when the key was last used, best effort"},
+    operated=True,
 )
 exempt(tenant_state, "counters and switches of the moment; each switch has its audit entry")
 exempt(tenant_secrets, "the digest key is a secret and is never exported")

@@ -11,7 +11,7 @@ from threading import Lock
 import structlog
 
 from app.domains.logs.engines.note import NoteError, SigningKey, new_key, read_key
-from app.kernel.canonical_json import dumps
+from app.kernel.canonical_json import dumps, loads
 
 LATEST = "latest"
 HISTORY = "history"
@@ -54,6 +54,29 @@ class LogFiles:
             return (self._folder(tenant_id, epoch) / LATEST).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
+
+    def history(self, tenant_id: str, epoch: int) -> list[str]:
+        """Return every checkpoint outside the database, first first; a line that a crash has cut is none."""
+        if self._checkpoints is None:
+            return []
+        try:
+            lines = (self._folder(tenant_id, epoch) / HISTORY).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        notes: list[str] = []
+        for line in lines:
+            with suppress(ValueError, KeyError, TypeError):
+                notes.append(str(loads(line)["note"]))
+        return notes
+
+    def list_kept(self) -> list[tuple[str, int]]:
+        """Return tenant and epoch of every log that has a checkpoint outside the database."""
+        if self._checkpoints is None:
+            return []
+        found = self._checkpoints.glob(f"*/*/{LATEST}")
+        return sorted(
+            (file.parent.parent.name, int(file.parent.name)) for file in found if file.parent.name.isdecimal()
+        )
 
     def keep(self, tenant_id: str, epoch: int, note: str, *, signed_at: str) -> None:
         """Append a checkpoint to the history and put it in the place of the latest, each durable."""

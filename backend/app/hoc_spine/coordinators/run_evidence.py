@@ -12,7 +12,6 @@ from app.domains.retrieval.models import EvidenceView
 from app.kernel.inputs import Identifier, Input, Output, OutputTime
 
 MAX_ITEMS = 1000
-NOT_AVAILABLE = "SOURCE_NOT_AVAILABLE"
 FAILED = "SOURCE_FAILED"
 
 
@@ -29,6 +28,44 @@ class SourceStatus(Output):
     error_code: str | None = None
 
 
+class IncidentCaused(Output):
+    incident_id: str
+    severity: str
+    title: str
+    lifecycle_state: str
+    created_at: OutputTime
+
+
+class PolicyEvaluated(Output):
+    """A rule that matched; `policy_name` is that of the version which did."""
+
+    prevention_id: str
+    policy_id: str
+    policy_name: str
+    outcome: str
+    evaluated_at: OutputTime
+
+
+class LimitHit(Output):
+    """A limit that was passed, with its value of that moment."""
+
+    breach_id: str
+    limit_id: str
+    limit_name: str
+    breached_value: float
+    threshold_value: float
+    breach_type: str
+    breached_at: OutputTime
+
+
+class DecisionMade(Output):
+    decision_id: str
+    decision_type: str
+    outcome: str
+    decided_at: OutputTime
+    attempt: int | None
+
+
 class RunEvidence(Output):
     """All that is recorded about a run; a list is null where its source failed, empty where there is none."""
 
@@ -36,10 +73,10 @@ class RunEvidence(Output):
     computed_at: OutputTime
     complete: bool
     sources: dict[str, SourceStatus]
-    incidents_caused: list[dict[str, Any]] | None
-    policies_evaluated: list[dict[str, Any]] | None
-    limits_hit: list[dict[str, Any]] | None
-    decisions_made: list[dict[str, Any]] | None
+    incidents_caused: list[IncidentCaused] | None
+    policies_evaluated: list[PolicyEvaluated] | None
+    limits_hit: list[LimitHit] | None
+    decisions_made: list[DecisionMade] | None
     policy_evaluations: list[EvaluationView] | None
     retrievals: list[EvidenceView] | None
     artifacts: list[dict[str, Any]] | None
@@ -59,7 +96,7 @@ LISTS = {
 
 @dataclass(frozen=True, slots=True)
 class SourceRead:
-    """What reading one source gave: items newest first, at most one beyond the limit, or an error."""
+    """What reading one source gave: items newest first, and how many there are; or an error."""
 
     items: Sequence[Any] | None = None
     total: int | None = None
@@ -68,17 +105,15 @@ class SourceRead:
 
 def compose_evidence(run_id: str, reads: Mapping[str, SourceRead], *, now: datetime) -> RunEvidence:
     """Put the sources together; one that did not answer is said so and makes the whole incomplete."""
-    missing = SourceRead(error_code=NOT_AVAILABLE)
-    taken = {name: reads.get(name, missing) for name in LISTS}
     lists = {
         LISTS[name]: None if read.items is None else list(read.items[:MAX_ITEMS])
-        for name, read in taken.items()
+        for name, read in reads.items()
     }
     return RunEvidence(
         run_id=run_id,
         computed_at=now,
-        complete=all(read.error_code is None for read in taken.values()),
-        sources={name: _status(read) for name, read in taken.items()},
+        complete=all(read.error_code is None for read in reads.values()),
+        sources={name: _status(read) for name, read in reads.items()},
         **lists,
     )
 

@@ -15,6 +15,8 @@ from app.domains.tenants.models import (
     KeyPath,
     KeyView,
     ListKeys,
+    NotedUse,
+    NoteUse,
     RevokeTenantKey,
 )
 from app.hoc_spine.operation_context import OperationContext
@@ -115,6 +117,12 @@ def _change(
     return engine.view(changed)
 
 
+def note_use(ctx: OperationContext, payload: NoteUse) -> NotedUse:
+    """Note when keys were last used, best effort."""
+    engine.note_use(ctx.connection, tenant_id=ctx.tenant_id, used=payload.used)
+    return NotedUse(keys=len(payload.used))
+
+
 def _image(ctx: OperationContext, row: Mapping[str, Any], *, tenant_id: str) -> dict[str, Any]:
     # The operator's entries stand in the system's own ledger, so they say whose key it is.
     whose = {} if tenant_id == ctx.tenant_id else {"tenant_id": tenant_id}
@@ -138,6 +146,17 @@ OPERATIONS = (
     Operation("keys.freeze", "tenants", "write", "keys:admin", ChangeKey, KeyView, freeze),
     Operation("keys.unfreeze", "tenants", "write", "keys:admin", ChangeKey, KeyView, unfreeze),
     Operation("keys.revoke", "tenants", "write", "keys:admin", ChangeKey, KeyView, revoke),
+    Operation(
+        "keys.note_use",
+        "tenants",
+        "write",
+        None,
+        NoteUse,
+        NotedUse,
+        note_use,
+        door="worker",
+        no_audit="when a key was used is a measure, no fact",
+    ),
     Operation(
         "ops.keys.create",
         "tenants",

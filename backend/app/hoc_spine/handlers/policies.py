@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from app.domains.controls.engines import limits
 from app.domains.knowledge.engines import bindings as plane_bindings
 from app.domains.policies.engines import conflicts as conflict_engine
 from app.domains.policies.engines import dependencies, rule_views, rules, snapshots, versions
 from app.domains.policies.engines.rules import Rule, RuleOperation, Step
-from app.domains.policies.errors import invalid_input, rule_has_dependents
-from app.domains.policies.models import (
+from app.domains.policies.errors import invalid_input, policy_integrity, rule_has_dependents
+from app.domains.policies.models.rules import (
     ActivateRule,
     ConflictList,
-    ConflictView,
     CreateRule,
     DependencyList,
     ListConflicts,
@@ -21,17 +22,18 @@ from app.domains.policies.models import (
     PlaneBinding,
     RetireRule,
     RuleRef,
-    RuleStatus,
     RuleVersionView,
     RuleView,
     SnapshotRef,
     SnapshotView,
     UpdateRule,
 )
+from app.domains.policies.models.vocabulary import RuleStatus
 from app.domains.tenants.engines.state import bump_live_epoch, bump_policy_version
 from app.hoc_spine.authority import insufficient_scope
+from app.hoc_spine.coordinators.policy_integrity import record_broken_policy
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, Refusal
 from app.kernel.context import has_scope
 from app.kernel.pages import Page
 
@@ -61,14 +63,16 @@ def create_rule(ctx: OperationContext, given: CreateRule) -> RuleView:
     return rule_views.view_of(rule, tenant_id=ctx.tenant_id)
 
 
-def update_rule(ctx: OperationContext, given: UpdateRule) -> RuleView:
+def update_rule(ctx: OperationContext, given: UpdateRule) -> RuleView | Refusal:
     """Give a rule a new version; If-Match is demanded."""
     rule = rules.load(ctx.connection, tenant_id=ctx.tenant_id, rule_id=given.rule_id)
     ctx.require_version(rule.head["version"], required=True)
     rules.decide_step(rule.status, RuleOperation.UPDATE)
     if rule.status is RuleStatus.ACTIVE:
         _require_admin(ctx)
-    current = versions.require_intact(ctx.tenant_id, rule.version)
+    current = rule.version
+    if not versions.is_intact(ctx.tenant_id, current):
+        return record_broken_policy(ctx, policy_integrity(current.rule_id, current.rule_version))
     version = rules.merge_version(ctx.tenant_id, current, given)
     if version is None:
         return rule_views.view_of(rule, tenant_id=ctx.tenant_id)
@@ -88,7 +92,7 @@ def update_rule(ctx: OperationContext, given: UpdateRule) -> RuleView:
     return rule_views.view_of(changed, tenant_id=ctx.tenant_id)
 
 
-def activate_rule(ctx: OperationContext, given: ActivateRule) -> RuleView:
+def activate_rule(ctx: OperationContext, given: ActivateRule) -> RuleView | Refusal:
     """Let a DRAFT judge every run that starts from now on."""
     rule = rules.load(ctx.connection, tenant_id=ctx.tenant_id, rule_id=given.rule_id)
     ctx.require_version(rule.head["version"])
@@ -96,7 +100,8 @@ def activate_rule(ctx: OperationContext, given: ActivateRule) -> RuleView:
     _require_admin(ctx)
     if step is Step.NO_OP:
         return rule_views.view_of(rule, tenant_id=ctx.tenant_id)
-    versions.require_intact(ctx.tenant_id, rule.version)
+    if not versions.is_intact(ctx.tenant_id, rule.version):
+        return record_broken_policy(ctx, policy_integrity(rule.rule_id, rule.version.rule_version))
     active = rules.activate(ctx.connection, rule, tenant_id=ctx.tenant_id, now=ctx.now)
     _settle(ctx, active)
     _audit_modified(ctx, rule, active, given.reason)
@@ -162,24 +167,17 @@ def list_dependencies(ctx: OperationContext, given: RuleRef) -> DependencyList:
     rule = rules.get(ctx.connection, tenant_id=ctx.tenant_id, rule_id=given.rule_id)
     others = rules.list_open(ctx.connection, tenant_id=ctx.tenant_id)
     bindings = _bindings_of(ctx, rule.rule_id)
-    return DependencyList(rule_id=rule.rule_id, items=dependencies.list_dependencies(rule, others, bindings))
+    ties = dependencies.list_dependencies(rule, others, bindings, _active_limits(ctx))
+    return DependencyList(rule_id=rule.rule_id, items=ties)
 
 
 def list_conflicts(ctx: OperationContext, _given: ListConflicts) -> ConflictList:
-    """List every disagreement among the rules that are not retired."""
+    """List every disagreement among the rules that are not retired, and among the ACTIVE limits."""
     others = rules.list_open(ctx.connection, tenant_id=ctx.tenant_id)
     found = conflict_engine.find_conflicts(other.version for other in others)
+    found += conflict_engine.find_limit_conflicts(_active_limits(ctx))
     return ConflictList(
-        items=[
-            ConflictView(
-                conflict_type=conflict.conflict_type,
-                severity=conflict.severity,
-                rule_id=conflict.rule_id,
-                other_rule_id=conflict.other_rule_id,
-                detail=conflict.detail,
-            )
-            for conflict in found[:MAX_CONFLICTS]
-        ],
+        items=[conflict_engine.conflict_view(conflict) for conflict in found[:MAX_CONFLICTS]],
         total=len(found),
         truncated=len(found) > MAX_CONFLICTS,
     )
@@ -233,6 +231,10 @@ def _bindings_of(ctx: OperationContext, rule_id: str) -> Sequence[PlaneBinding]:
     planes = plane_bindings.list_bound_planes(ctx.connection, tenant_id=ctx.tenant_id, rule_id=rule_id)
     # A plane that is purged or was given up keeps its bindings as history; it needs no rule any more.
     return [(plane_id, rule_id) for plane_id, state in planes if not state.is_terminal]
+
+
+def _active_limits(ctx: OperationContext) -> list[dict[str, Any]]:
+    return [rule.as_json() for rule in limits.list_active_rules(ctx.connection, tenant_id=ctx.tenant_id)]
 
 
 def _write(name: str, given: type, handler: object, *, creates: bool = False) -> Operation:

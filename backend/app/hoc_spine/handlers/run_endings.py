@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.domains.activity.engines import evaluation as evaluations
 from app.domains.activity.engines import runs
-from app.domains.activity.errors import run_terminal
+from app.domains.activity.errors import evaluation_conflict, run_not_terminal, run_terminal
 from app.domains.activity.models import (
     CompletedRun,
     CompleteRun,
@@ -15,14 +15,22 @@ from app.domains.activity.models import (
     EvaluationView,
     ExpiredRuns,
     ExpireRuns,
+    RequireEvaluation,
     RetriedRun,
     RetryRun,
     RunStatus,
     StopRun,
     TerminationReason,
 )
+from app.domains.lessons.engines import lessons
 from app.domains.traces.engines import chain, traces
-from app.hoc_spine.coordinators.run_completion import end_attempt, end_run, protect_message
+from app.hoc_spine.coordinators.run_completion import (
+    EndRequest,
+    end_attempt,
+    end_run,
+    end_runs,
+    protect_message,
+)
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 
@@ -39,16 +47,16 @@ def retry_run(ctx: OperationContext, command: RetryRun) -> RetriedRun:
     run = runs.lock_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=command.run_id)
     if not runs.decide_retry(run, command.from_attempt):
         return _retried(run, replayed=True)
-    trace = traces.lock_trace(
-        ctx.connection, tenant_id=ctx.tenant_id, run_id=run["run_id"], attempt=run["attempt"]
-    )
-    end_attempt(ctx, run, trace, status=RunStatus.FAILED)
+    ended = end_attempt(ctx, run, status=RunStatus.FAILED)
+    trace = ended.trace
     # The row has one place for what went wrong: the reason stands in when there is no message.
     message = command.error_message or command.reason
     values = runs.attempt_values(
         run, error_code=command.error_code, protected=protect_message(ctx, run, message), now=ctx.now
     )
-    retried = runs.set_run(ctx.connection, tenant_id=ctx.tenant_id, run=run, values=values)
+    retried = runs.set_run(
+        ctx.connection, tenant_id=ctx.tenant_id, run=run, values=values, raised=ended.raised
+    )
     opened = traces.open_trace(
         ctx.connection,
         tenant_id=ctx.tenant_id,
@@ -114,13 +122,34 @@ def expire_runs(ctx: OperationContext, command: ExpireRuns) -> ExpiredRuns:
     """End the tenant's runs past their deadline as failed by timeout; those that others hold wait."""
     due = runs.lock_due(ctx.connection, tenant_id=ctx.tenant_id, now=ctx.now, limit=command.limit)
     ending = Ending(RunStatus.FAILED, TerminationReason.TIMEOUT, error_code="EXECUTION_TIMEOUT")
-    for run in due:
-        trace = traces.lock_trace(
-            ctx.connection, tenant_id=ctx.tenant_id, run_id=run["run_id"], attempt=run["attempt"]
-        )
-        digest = runs.end_digest("expire", {"run_id": run["run_id"]}, ctx.digest_key())
-        end_run(ctx, run, trace, ending, digest=digest)
+    key = ctx.digest_key()
+    requests = [
+        EndRequest(run, ending, runs.end_digest("expire", {"run_id": run["run_id"]}, key)) for run in due
+    ]
+    end_runs(ctx, requests)
     return ExpiredRuns(expired=[run["run_id"] for run in due], more=len(due) == command.limit)
+
+
+def require_evaluation(ctx: OperationContext, query: RequireEvaluation) -> EvaluationView:
+    """Show the evaluation of a run's last attempt.
+
+    Refuses RUN_NOT_FOUND, RUN_NOT_TERMINAL, and EVALUATION_CONFLICT when the run ended otherwise.
+    """
+    run = runs.require_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=query.run_id)
+    if run["status"] == RunStatus.RUNNING:
+        raise run_not_terminal(query.run_id)
+    if query.run_status.lower() != run["status"]:
+        raise evaluation_conflict(query.run_id, run["status"])
+    return _evaluation_of(ctx, run)
+
+
+def _evaluation_of(ctx: OperationContext, run: Row) -> EvaluationView:
+    known = evaluations.get_evaluation(
+        ctx.connection, tenant_id=ctx.tenant_id, run_id=run["run_id"], attempt=run["attempt"]
+    )
+    if known is None:
+        raise LookupError(f"the ended attempt {run['attempt']} of run {run['run_id']} has no evaluation")
+    return known
 
 
 def _end(
@@ -135,29 +164,38 @@ def _end(
 ) -> CompletedRun:
     digest = runs.end_digest(kind, content, ctx.digest_key())
     run = runs.lock_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id)
-    trace = traces.lock_trace(ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id, attempt=run["attempt"])
     if run["status"] != RunStatus.RUNNING:
         if run["complete_digest"] != digest:
             raise run_terminal(run_id, run["status"])
-        known = evaluations.get_evaluation(
-            ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id, attempt=run["attempt"]
-        )
-        if known is None:
-            raise LookupError(f"the ended attempt {run['attempt']} of run {run_id} has no evaluation")
-        return _completed(run, trace, known, replayed=True)
-    runs.check_step_count(expected_steps, trace["step_count"])
-    ended = end_run(ctx, run, trace, ending, digest=digest, reason=reason)
-    return _completed(ended.run, ended.attempt.trace, ended.attempt.evaluation, replayed=False)
+        return _replayed(ctx, run)
+    ended = end_run(ctx, EndRequest(run, ending, digest, reason=reason, expected_steps=expected_steps))
+    return _completed(ended.run, ended.attempt.trace, ended.attempt.evaluation, ended.lessons, replayed=False)
 
 
-def _completed(run: Row, trace: Row, evaluation: EvaluationView, *, replayed: bool) -> CompletedRun:
+def _replayed(ctx: OperationContext, run: Row) -> CompletedRun:
+    known = _evaluation_of(ctx, run)
+    trace = traces.require_trace(
+        ctx.connection, tenant_id=ctx.tenant_id, run_id=run["run_id"], attempt=run["attempt"]
+    )
+    learned = lessons.list_learned(
+        ctx.connection, tenant_id=ctx.tenant_id, run_id=run["run_id"], at=run["completed_at"]
+    )
+    return _completed(run, trace, known, learned, replayed=True)
+
+
+def _completed(
+    run: Row, trace: Row, evaluation: EvaluationView, learned: Sequence[Row], *, replayed: bool
+) -> CompletedRun:
     return CompletedRun(
         **runs.view_members(run),
         trace_id=trace["trace_id"],
         root_hash=trace["root_hash"],
         step_count=trace["step_count"],
         evaluation=evaluation,
-        lessons=[],
+        lessons=[
+            {name: lesson[name] for name in ("lesson_id", "lesson_type", "severity", "title")}
+            for lesson in sorted(learned, key=lambda row: str(row["lesson_id"]))
+        ],
         replayed=replayed,
     )
 
@@ -212,6 +250,16 @@ OPERATIONS: tuple[Operation, ...] = (
         output=CompletedRun,
         handler=cancel_run,
         gate="fact",
+    ),
+    Operation(
+        name="runs.require_evaluation",
+        owner="activity",
+        mode="read",
+        scope=None,
+        door="worker",
+        input=RequireEvaluation,
+        output=EvaluationView,
+        handler=require_evaluation,
     ),
     Operation(
         name="runs.expire",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, time, timedelta
 from typing import Any
 
@@ -23,13 +23,23 @@ from app.domains.activity.models import (
     StartedRun,
     StartRun,
 )
-from app.domains.knowledge.engines import bindings
-from app.domains.policies.engines import snapshots
-from app.domains.policies.engines.snapshot_cache import ScopeKey, SnapshotCache
+from app.domains.decisions.engines.recording import link_pre_run
+from app.domains.policies.errors import run_not_authorized
 from app.domains.tenants.engines import state as tenant_state
+from app.domains.tenants.models import RunSlot
 from app.domains.traces.engines import chain, traces
+from app.hoc_spine.coordinators.policy_integrity import record_broken_policy
+from app.hoc_spine.coordinators.run_authorization import (
+    Authorization,
+    judge_known,
+    judge_start,
+    naming,
+    record_blocked,
+    record_granted,
+    record_quota_stop,
+)
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, Refusal
 from app.kernel.canonical_json import dumps
 from app.kernel.clock import format_time
 from app.kernel.errors import HocError
@@ -42,11 +52,12 @@ Row = Mapping[str, Any]
 CONCURRENT_RETRY_SECONDS = 30
 
 
-def start_run(ctx: OperationContext, command: StartRun) -> StartedRun:
+def start_run(ctx: OperationContext, command: StartRun) -> StartedRun | Refusal:
     """Start a run under the policy snapshot of this moment.
 
-    Refuses RUN_VALIDATION_FAILURE (rules R1-R5), RUN_EXISTS, REFERENCE_NOT_FOUND for the parent and
-    QUOTA_EXCEEDED; the same start again gives the same run.
+    Refuses RUN_VALIDATION_FAILURE (rules R1-R5), RUN_EXISTS, REFERENCE_NOT_FOUND for the parent, and,
+    with a decision on record, RUN_NOT_AUTHORIZED and QUOTA_EXCEEDED; the same start again gives the same
+    run.
     """
     broken = check_attribution(
         Attribution(command.agent_id, command.origin_system_id, command.actor_type, command.actor_id)
@@ -54,19 +65,39 @@ def start_run(ctx: OperationContext, command: StartRun) -> StartedRun:
     if broken:
         raise run_validation_failure([item.as_error() for item in broken])
     digest = runs.start_digest(command, ctx.digest_key())
-    known = _find_start(ctx, command, digest)
+    # A known id shows when the run cannot be inserted; only a parent has to be looked for before.
+    known = _find_start(ctx, command, digest) if command.parent_run_id is not None else None
     if known is not None:
         return _started(known, replayed=True)
+    before = judge_known(ctx, command)
+    if before is not None and before.blocked:
+        return _stopped(ctx, command, digest, before)
     slot = tenant_state.take_run(ctx.connection, tenant_id=ctx.tenant_id, plan=ctx.standing.plan, now=ctx.now)
     if slot is None:
-        raise _quota_refusal(ctx)
+        return _stopped(ctx, command, digest, None)
+    try:
+        given = judge_start(ctx, command, slot.policy_version, before)
+    except HocError as refusal:
+        if refusal.code != "POLICY_INTEGRITY":
+            raise
+        tenant_state.return_run(ctx.connection, tenant_id=ctx.tenant_id)
+        return record_broken_policy(ctx, refusal)
+    if given.blocked:
+        tenant_state.return_run(ctx.connection, tenant_id=ctx.tenant_id)
+        return _stopped(ctx, command, digest, given)
+    return _start(ctx, command, digest, slot, given)
+
+
+def _start(
+    ctx: OperationContext, command: StartRun, digest: str, slot: RunSlot, given: Authorization
+) -> StartedRun:
     row = runs.start_row(
         command,
         run_id=command.run_id or ctx.new_id("run"),
         run_no=slot.run_no,
         protected=ctx.protect({"goal": redact_text(command.goal)[0], "error_message": None}),
-        policy_snapshot_id=_snapshot_id(ctx, command, slot.policy_version),
-        authorization={"decision": "GRANTED", "rules_judged": 0, "warned": []},
+        policy_snapshot_id=given.snapshot.snapshot_id,
+        authorization=given.granted(),
         digest=digest,
         created_by_key=ctx.request.key_id or ctx.actor.id,
         request_id=ctx.request.request_id,
@@ -74,7 +105,7 @@ def start_run(ctx: OperationContext, command: StartRun) -> StartedRun:
         now=ctx.now,
     )
     if not runs.insert_run(ctx.connection, tenant_id=ctx.tenant_id, row=row):
-        # A racing start of the same id was faster; it has committed, for we held the tenant's state row.
+        # The id is taken: by this very start, or by another one.
         tenant_state.return_run(ctx.connection, tenant_id=ctx.tenant_id)
         known = _find_start(ctx, command, digest)
         if known is None:
@@ -98,7 +129,23 @@ def start_run(ctx: OperationContext, command: StartRun) -> StartedRun:
         extra={"trace": traces.genesis_claim(trace)},
         starts_run=True,
     )
-    return _started(row, replayed=False)
+    link_pre_run(ctx, row["run_id"], ctx.request.request_id)
+    record_granted(ctx, command, row["run_id"], given)
+    return _started(row, replayed=False, warnings=given.warnings())
+
+
+def _stopped(
+    ctx: OperationContext, command: StartRun, digest: str, given: Authorization | None
+) -> StartedRun | Refusal:
+    """Record why a run may not start, by the rules or, without them, by the plan; a known start replays."""
+    known = _find_start(ctx, command, digest)
+    if known is not None:
+        return _started(known, replayed=True)
+    if given is None:
+        refusal = _quota_refusal(ctx)
+        return Refusal(naming(refusal, record_quota_stop(ctx, command, refusal)))
+    refusal = run_not_authorized([match.as_error() for match in given.verdict.blocking])
+    return Refusal(naming(refusal, record_blocked(ctx, command, given)))
 
 
 def get_run(ctx: OperationContext, query: RunRef) -> RunView:
@@ -147,27 +194,6 @@ def _find_start(ctx: OperationContext, command: StartRun, digest: str) -> Row | 
     )
 
 
-def _snapshot_id(ctx: OperationContext, command: StartRun, policy_version: int) -> str:
-    """Return the snapshot that governs the run: known for this policy version and scope, else made now."""
-    cache: SnapshotCache = ctx.services.caches["snapshots"]
-    key = ScopeKey(ctx.tenant_id, policy_version, command.project_id, str(command.agent_id))
-    known = cache.for_scope(key)
-    if known is not None:
-        return known.snapshot_id
-    made = snapshots.ensure(
-        ctx.connection,
-        tenant_id=ctx.tenant_id,
-        project_id=command.project_id,
-        agent_id=str(command.agent_id),
-        bindings=bindings.list_live(ctx.connection, tenant_id=ctx.tenant_id),
-        facts=ctx.facts,
-        now=ctx.now,
-        programs=cache,
-    )
-    ctx.after_commit(lambda: cache.remember(key, made))
-    return made.snapshot_id
-
-
 def _quota_refusal(ctx: OperationContext) -> HocError:
     quota = tenant_state.spent_quota(ctx.connection, tenant_id=ctx.tenant_id, plan=ctx.standing.plan)
     if quota == "concurrent_runs":
@@ -176,11 +202,11 @@ def _quota_refusal(ctx: OperationContext) -> HocError:
     return quota_exceeded(quota, retry_after=math.ceil((tomorrow - ctx.now).total_seconds()))
 
 
-def _started(row: Row, *, replayed: bool) -> StartedRun:
+def _started(row: Row, *, replayed: bool, warnings: Sequence[Mapping[str, Any]] = ()) -> StartedRun:
     return StartedRun(
         **runs.view_members(row),
         trace_id=chain.trace_id_of(row["run_id"], row["attempt"]),
-        warnings=[],
+        warnings=[dict(warning) for warning in warnings],
         replayed=replayed,
     )
 

@@ -19,6 +19,7 @@ from app.domains.tenants.models import (
     UpdateTenant,
 )
 from app.hoc_spine.coordinators import log_sequencing
+from app.hoc_spine.coordinators.plan_limits import settle_plan_limit, tokens_this_month
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.pages import Page, page_of, read_cursor
@@ -32,7 +33,9 @@ def get_own(ctx: OperationContext, _payload: NoInput) -> TenantView:
 
 def get_usage(ctx: OperationContext, _payload: NoInput) -> TenantUsage:
     """Return the caller's use against its plan."""
-    return engine.usage(ctx.connection, tenant_id=ctx.tenant_id, now=ctx.now)
+    return engine.usage(
+        ctx.connection, tenant_id=ctx.tenant_id, now=ctx.now, tokens_this_month=tokens_this_month(ctx)
+    )
 
 
 def freeze(ctx: OperationContext, payload: ReasonInput) -> TenantView:
@@ -82,6 +85,7 @@ def create(ctx: OperationContext, payload: CreateTenant) -> TenantView:
     log_sequencing.open_log(
         ctx.connection, tenant_id=payload.tenant_id, prefix=ctx.services.settings.log_origin, now=ctx.now
     )
+    settle_plan_limit(ctx, tenant_id=payload.tenant_id, plan=payload.plan)
     ctx.audit("TenantCreated", "TENANT", payload.tenant_id, after=engine.image(created))
     return engine.view(engine.require(ctx.connection, tenant_id=payload.tenant_id))
 
@@ -106,6 +110,8 @@ def update(ctx: OperationContext, payload: UpdateTenant) -> TenantView:
     current = engine.require(ctx.connection, tenant_id=payload.tenant_id, lock=True)
     ctx.require_version(current["version"], required=True)
     given = payload.model_dump(exclude={"tenant_id"}, exclude_none=True, mode="json")
+    if payload.plan is not None:
+        settle_plan_limit(ctx, tenant_id=payload.tenant_id, plan=payload.plan)
     return _write(ctx, current, given, event="TenantUpdated", reason=None)
 
 

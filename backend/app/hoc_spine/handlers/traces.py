@@ -2,112 +2,31 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
-
 from app.domains.activity.engines import runs
 from app.domains.traces.engines import steps, traces
-from app.domains.traces.engines.steps import Overlap
-from app.domains.traces.errors import trace_not_found
 from app.domains.traces.models import (
     AppendedSteps,
     AppendSteps,
     ListSteps,
-    PreparedStep,
     StepView,
     TraceRef,
     TraceView,
 )
+from app.hoc_spine.coordinators.step_batch import PreparedBatch, append_batch, prepare_batch
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.canonical_json import dumps
 from app.kernel.pages import Page, encode_cursor, read_cursor
 
 
-def prepare_steps(ctx: PrepareContext, command: AppendSteps) -> list[PreparedStep]:
+def prepare_steps(ctx: PrepareContext, command: AppendSteps) -> PreparedBatch:
     """Redact, commit and hash a batch before the transaction; refuse one that is not contiguous."""
-    steps.check_batch(command.steps)
-    salts = secrets.token_hex(32 * len(command.steps))
-    return [
-        steps.prepare_step(
-            step, position=place, salt_hex=salts[64 * place : 64 * place + 64], recorded_at=ctx.now
-        )
-        for place, step in enumerate(command.steps)
-    ]
+    return prepare_batch(ctx, command.run_id, command.steps)
 
 
 def append_steps(ctx: OperationContext, command: AppendSteps) -> AppendedSteps:
-    """Append a batch to the chain of a run's attempt; a refusal writes nothing of it.
-
-    Refuses STEP_GAP, STEP_CONFLICT, ATTEMPT_CLOSED and TRACE_SEALED; steps recorded already with the same
-    content are counted as replayed.
-    """
-    batch: list[PreparedStep] = ctx.prepared
-    hashes = steps.content_hashes(batch, ctx.digest_key())
-    _, current = runs.lock_run_state(ctx.connection, tenant_id=ctx.tenant_id, run_id=command.run_id)
-    attempt = current if command.attempt is None else command.attempt
-    overlap = steps.get_overlap(
-        ctx.connection,
-        tenant_id=ctx.tenant_id,
-        run_id=command.run_id,
-        attempt=attempt,
-        first=batch[0].step_index,
-        last=batch[-1].step_index,
-    )
-    if overlap is None:
-        raise trace_not_found()
-    replayed = steps.decide_batch(
-        batch, hashes, overlap, run_id=command.run_id, attempt=attempt, current_attempt=current
-    )
-    head_hash = overlap.head.head_hash
-    if replayed < len(batch):
-        head_hash = _extend(ctx, command.run_id, attempt, overlap, batch[replayed:], hashes[replayed:])
-    appended = len(batch) - replayed
-    return AppendedSteps(
-        trace_id=overlap.trace_id,
-        attempt=attempt,
-        appended=appended,
-        replayed=replayed,
-        step_count=overlap.head.step_count + appended,
-        head_hash=head_hash,
-        breaches=[],
-        must_stop=False,
-    )
-
-
-def _extend(
-    ctx: OperationContext,
-    run_id: str,
-    attempt: int,
-    overlap: Overlap,
-    new: Sequence[PreparedStep],
-    hashes: Sequence[str],
-) -> str:
-    """Write the new steps, the trace's head and one fact; return the new head."""
-    trace_id, head = overlap.trace_id, overlap.head
-    steps.require_new_external_ids(ctx.connection, new, tenant_id=ctx.tenant_id, trace_id=trace_id)
-    rows = steps.link_steps(new, hashes, trace_id=trace_id, head_hash=head.head_hash)
-    steps.insert_steps(ctx.connection, rows, tenant_id=ctx.tenant_id)
-    head_hash, step_count = rows[-1]["step_hash"], head.step_count + len(rows)
-    traces.extend_trace(
-        ctx.connection,
-        tenant_id=ctx.tenant_id,
-        trace_id=trace_id,
-        from_index=head.step_count,
-        step_count=step_count,
-        head_hash=head_hash,
-        totals=steps.add_totals(head.totals, new),
-        now=ctx.now,
-    )
-    body = {
-        "trace_id": trace_id,
-        "attempt": attempt,
-        "from_index": head.step_count,
-        "to_index": step_count - 1,
-        "head_hash": head_hash,
-    }
-    ctx.facts.add("trace.extended", body, run_id=run_id, attempt=attempt, body=body)
-    return str(head_hash)
+    """Append a batch to the chain of a run's attempt (see `append_batch`)."""
+    return append_batch(ctx, command.run_id, ctx.prepared, attempt=command.attempt)
 
 
 def list_steps(ctx: OperationContext, query: ListSteps) -> Page[StepView]:

@@ -52,7 +52,7 @@ def test_there_are_operations_and_tables_to_judge() -> None:
 
 def test_there_is_no_l3() -> None:
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith("_")}
-    assert folders == {"api", "library_face", "hoc_spine", "domains", "connectors", "db", "kernel"}
+    assert folders == {"api", "cli", "library_face", "hoc_spine", "domains", "connectors", "db", "kernel"}
 
 
 def test_every_slice_has_the_same_rooms() -> None:

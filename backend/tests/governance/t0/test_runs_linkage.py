@@ -63,7 +63,10 @@ def test_every_ended_attempt_has_one_seal_and_one_evaluation(
     assert all(trace["root_hash"] == trace["head_hash"] for trace in traces)
     evaluations = rows(second_connection, tenant, "policy_evaluations")
     assert sorted((row["attempt"], row["run_status"]) for row in evaluations) == [(1, "failed"), (2, status)]
-    assert all(row["outcome_kind"] == "NONE" for row in evaluations)
+    explained = "INCIDENT" if status in ("failed", "halted") else "NONE"
+    assert {row["attempt"]: row["outcome_kind"] for row in evaluations} == {1: "NONE", 2: explained}
+    incidents = rows(second_connection, tenant, "incidents")
+    assert [row["attempt"] for row in incidents] == ([2] if explained == "INCIDENT" else [])
 
 
 def test_the_facts_of_an_ended_run_are_numbered_without_gap_and_closed(

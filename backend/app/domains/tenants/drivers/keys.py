@@ -78,3 +78,16 @@ def set_key(
         .values(**values, version=version + 1)
     )
     return connection.execute(statement).rowcount == 1
+
+
+def set_used(connection: DriverConnection, *, tenant_id: str, key_id: str, at: datetime) -> None:
+    """Note when a key was last used; an older use than the one known changes nothing."""
+    connection.execute(
+        api_keys.update()
+        .where(
+            api_keys.c.tenant_id == tenant_id,
+            api_keys.c.key_id == key_id,
+            sa.or_(api_keys.c.last_used_at.is_(None), api_keys.c.last_used_at < at),
+        )
+        .values(last_used_at=at)
+    )

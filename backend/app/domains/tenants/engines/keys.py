@@ -178,3 +178,9 @@ def view(row: Mapping[str, Any]) -> KeyView:
 def image(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the audit image of a key: its hash as a digest, no reasons."""
     return row_image("api_keys", row)
+
+
+def note_use(connection: DriverConnection, *, tenant_id: str, used: Mapping[str, datetime]) -> None:
+    """Note when each key was last used; a measure, so neither version nor ledger tells of it."""
+    for key_id, at in sorted(used.items()):
+        driver.set_used(connection, tenant_id=tenant_id, key_id=key_id, at=at)

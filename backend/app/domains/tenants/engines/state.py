@@ -28,6 +28,11 @@ def bump_live_epoch(connection: DriverConnection, *, tenant_id: str) -> int:
     return int(_bump(connection, tenant_id=tenant_id, policy=1, live=1)["live_epoch"])
 
 
+def hold(connection: DriverConnection, *, tenant_id: str) -> None:
+    """Hold the tenant's state row until the transaction ends: what others count here waits."""
+    _bump(connection, tenant_id=tenant_id, policy=0)
+
+
 def _bump(connection: DriverConnection, *, tenant_id: str, policy: int, live: int = 0) -> Row:
     row = driver.count_version(connection, tenant_id=tenant_id, policy=policy, live=live)
     if row is None:

@@ -100,7 +100,9 @@ def list_page(
     return driver.list_tenants(connection, after=after, status=status, limit=limit)
 
 
-def usage(connection: DriverConnection, *, tenant_id: str, now: datetime) -> TenantUsage:
+def usage(
+    connection: DriverConnection, *, tenant_id: str, now: datetime, tokens_this_month: float
+) -> TenantUsage:
     """Return the tenant's use against its plan."""
     plan = Plan(require(connection, tenant_id=tenant_id)["plan"])
     use = state_driver.get_quota_use(connection, tenant_id=tenant_id)
@@ -115,6 +117,8 @@ def usage(connection: DriverConnection, *, tenant_id: str, now: datetime) -> Ten
         live_keys=keys_driver.count_live_keys(connection, tenant_id=tenant_id, now=now),
         max_live_keys=quotas.live_keys,
         requests_per_minute=quotas.requests_per_minute,
+        tokens_this_month=tokens_this_month,
+        tokens_per_month=quotas.tokens_per_month,
     )
 
 

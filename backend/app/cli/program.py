@@ -1,0 +1,31 @@
+"""L2: the `hoc` command, the operator's door to the operations (exit 0 ok, 1 refused or failed, 2 usage)."""
+
+import typer
+
+from app.cli import host, keys, log, log_checks, maintenance, outbox, proof, repository, snapshot, tenants
+
+cli = typer.Typer(
+    help="HOC Spine: governed, provable AI runs.",
+    no_args_is_help=True,
+    add_completion=False,
+    # A plain traceback, should there be one: the pretty one may show values, and values may be secrets.
+    pretty_exceptions_enable=False,
+)
+cli.add_typer(host.group)
+cli.add_typer(proof.group)
+cli.add_typer(tenants.group, name="tenants")
+cli.add_typer(keys.group, name="keys")
+cli.add_typer(maintenance.group, name="maintenance")
+log.group.command("export")(proof.export_log)
+log.group.command("verify")(log_checks.verify_logs)
+log.group.command("fsck")(log_checks.check_logs)
+log.group.command("resume")(log_checks.resume_log)
+cli.add_typer(log.group, name="log")
+cli.add_typer(outbox.group, name="outbox")
+cli.add_typer(repository.group, name="repository")
+cli.add_typer(snapshot.group, name="snapshot")
+
+
+def main() -> None:
+    """Entry of the console script."""
+    cli()
