@@ -25,7 +25,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --require-hashes --requirement
 INSTALL_PROJECT := $(PIP) install --no-deps --no-build-isolation --no-index --editable .
 
-WORKERS ?= 2
+# A worker waits for its server a third of the time: one more than the two cores that this is meant for.
+WORKERS ?= 3
 LOCK := $(VENV)-lock
 
 .PHONY: help run serve test check bench venv lock clean
