@@ -16,7 +16,7 @@ from app.hoc_spine.spine import Spine
 from app.kernel.context import Actor, RequestContext
 from tests.factories.steering import SteerableClock
 from tests.factories.tenants import Tenant
-from tests.factories.worlds import World, make_world
+from tests.factories.worlds import World, make_world, step
 
 
 @pytest.fixture
@@ -234,3 +234,29 @@ def test_what_one_tenant_was_seen_doing_is_unknown_to_another(
     observe(world, at=clock.now())
     assert other_tenant.call("retrieval.observations.list", {}).items == []
     assert len(world.tenant.call("retrieval.observations.list", {}).items) == 1
+
+
+def test_a_retrieval_that_arrives_as_a_step_is_matched_or_raises_the_signal(
+    world: World, clock: SteerableClock, second_connection: sa.Connection
+) -> None:
+    retrieval = {"gen_ai.operation.name": "retrieval"}
+    used = world.access().unwrap().evidence_id
+    world.append(
+        step(0, params={**retrieval, "hoc.evidence_id": used}),
+        step(1, params=retrieval, occurred_at="2026-01-01T00:00:00Z"),
+        step(2, params={"gen_ai.operation.name": "chat"}),
+        step(3, params=retrieval),
+    )
+    # The same steps again tell nothing new.
+    world.append(step(0, params={**retrieval, "hoc.evidence_id": used}))
+    clock.advance(minutes=5)
+    done = reconcile(world)
+    assert (done.matched, done.bypasses) == (1, 2)
+    assert outcomes(world) == {
+        "0": ("MATCHED", None, used),
+        "1": ("BYPASS", "NO_MEDIATED_ACCESS", None),
+        "3": ("BYPASS", "NO_MEDIATED_ACCESS", None),
+    }
+    found = signals_of(second_connection, world)
+    (signal,) = [row for row in found if row["signal_type"] == "retrieval_bypass"]
+    assert signal["seen_count"] == 2

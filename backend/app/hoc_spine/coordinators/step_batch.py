@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from app.db.batch_read import HeldTrace, lock_trace
@@ -26,7 +26,8 @@ from app.domains.incidents.models.vocabulary import (
     SourceType,
 )
 from app.domains.policies.errors import SnapshotInvalidError
-from app.domains.traces.engines import steps, traces
+from app.domains.retrieval.engines import observations
+from app.domains.traces.engines import spans, steps, traces
 from app.domains.traces.engines.steps import Overlap
 from app.domains.traces.errors import trace_not_found
 from app.domains.traces.models import AppendedSteps, PreparedStep, StepInput, Totals
@@ -43,23 +44,30 @@ SHOWN_STEPS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class PreparedBatch:
-    """Steps ready to be linked, and the outcome of every decision of their run that they cite."""
+    """Steps ready to be linked, the outcomes of decisions that they cite, what they tell of retrievals."""
 
     steps: Sequence[PreparedStep]
     cited: Mapping[str, DecisionOutcome]
+    retrievals: Sequence[tuple[StepInput, Mapping[str, Any]]] = ()
 
 
 def prepare_batch(ctx: PrepareContext, run_id: str, given: Sequence[StepInput]) -> PreparedBatch:
     """Redact, commit and hash a batch before the transaction; refuse one that is not contiguous."""
     named = sorted({step.decision_id for step in given if step.decision_id is not None})
     if not named:
-        return make_batch(given, {}, now=ctx.now)
+        return _observed(make_batch(given, {}, now=ctx.now), given)
     # A decision never changes and never goes, so what is read before the transaction holds in it.
     with ctx.read_unit() as connection:
         cited = decisions.outcomes_of_run(
             connection, tenant_id=ctx.tenant_id, run_id=run_id, decision_ids=named
         )
-    return make_batch(given, cited, now=ctx.now)
+    return _observed(make_batch(given, cited, now=ctx.now), given)
+
+
+def _observed(batch: PreparedBatch, given: Sequence[StepInput]) -> PreparedBatch:
+    """Return the batch with what its steps tell of retrievals, in the attributes that spans have for it."""
+    told = [(step, found) for step in given if (found := spans.read_retrieval(step.params)) is not None]
+    return replace(batch, retrievals=told)
 
 
 def make_batch(
@@ -100,6 +108,7 @@ def append_batch(
     trace = _extend(ctx, held, overlap, new, hashes[replayed:])
     used = commit_use(ctx, held.run, trace, _uses(overlap.trace_id, new))
     _mark_unchecked(ctx, held.run, trace, new)
+    _observe(ctx, held.run, trace, batch.retrievals, first=new[0].step_index)
     _open_violations(ctx, held.run, new, batch.cited)
     settled = settle_use(ctx, held.run, trace, used)
     return _answer(
@@ -223,6 +232,38 @@ def _mark_unchecked(ctx: OperationContext, run: Row, trace: Row, new: Sequence[P
         signal_id=ctx.new_id("sig"),
         run_id=run["run_id"],
     )
+
+
+def _observe(
+    ctx: OperationContext,
+    run: Row,
+    trace: Row,
+    told: Sequence[tuple[StepInput, Mapping[str, Any]]],
+    *,
+    first: int,
+) -> None:
+    """Record the retrievals that new steps tell of, to be matched with evidence like those of spans.
+
+    A step that does not say when it happened may have happened at any time since the run began.
+    """
+    rows = []
+    for step, found in told:
+        if step.step_index < first:
+            continue
+        began = step.occurred_at
+        ended = ctx.now if began is None else began + timedelta(microseconds=step.duration_ms)
+        rows.append(
+            {
+                **found,
+                "trace_id": trace["trace_id"],
+                "span_id": str(step.step_index),
+                "run_id": run["run_id"],
+                "started_at": run["started_at"] if began is None else began,
+                "ended_at": ended,
+            }
+        )
+    if rows:
+        observations.record_observations(ctx.connection, tenant_id=ctx.tenant_id, rows=rows)
 
 
 def _open_violations(

@@ -13,6 +13,7 @@ from app.db.connection import DriverConnection
 from app.domains.traces.drivers import steps as driver
 from app.domains.traces.models import SpanInput, StepInput
 from app.kernel.ids import ID_PATTERN
+from app.kernel.redaction import redact_text
 
 _DECISION: Final = "hoc.decision_id"
 _EVIDENCE: Final = "hoc.evidence_id"
@@ -86,21 +87,29 @@ def read_step(span: SpanInput, *, step_index: int) -> StepInput | None:
 
 def read_observation(span: SpanInput, *, run_id: str | None) -> dict[str, Any] | None:
     """Return what a retrieval span tells of a retrieval; None for any other span."""
-    operation, source = span.attributes.get(_OPERATION), span.attributes.get(_SOURCE)
-    if operation != "retrieval" and not (operation == "execute_tool" and source):
+    told = read_retrieval(span.attributes)
+    if told is None or not _is_valid(span):
         return None
-    if not _is_valid(span):
-        return None
-    claimed = span.attributes.get(_EVIDENCE)
     return {
+        **told,
         "trace_id": span.trace_id,
         "span_id": span.span_id,
         "run_id": run_id,
-        "operation": operation,
-        "data_source_id": None if source is None else _word(source),
-        "document_ids": _document_ids(span.attributes.get(_DOCUMENTS)),
         "started_at": _time(span.start_ns),
         "ended_at": _time(span.end_ns),
+    }
+
+
+def read_retrieval(attributes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what the attributes of a span or a step tell of a retrieval; None where they tell of none."""
+    operation, source = attributes.get(_OPERATION), attributes.get(_SOURCE)
+    if operation != "retrieval" and not (operation == "execute_tool" and source):
+        return None
+    claimed = attributes.get(_EVIDENCE)
+    return {
+        "operation": operation,
+        "data_source_id": None if source is None else _word(source),
+        "document_ids": _document_ids(attributes.get(_DOCUMENTS)),
         "claimed_evidence_id": None if claimed is None else _word(claimed),
     }
 
@@ -155,4 +164,4 @@ def _document_ids(value: Any) -> list[str]:
 
 def _word(value: Any) -> str:
     # PostgreSQL's text has no place for U+0000.
-    return str(value).replace("\x00", "\ufffd")[:_WORD_LENGTH]
+    return redact_text(str(value).replace("\x00", "\ufffd"))[0][:_WORD_LENGTH]
