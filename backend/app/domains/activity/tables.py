@@ -14,15 +14,17 @@ from app.db.metadata import (
     tenant_table,
 )
 from app.db.types import BigInt, CanonicalText, Flag, Timestamp
-from app.domains.activity.models import (
+from app.domains.activity.models.runs import (
     EvaluationOutcome,
     OutcomeKind,
     RiskLevel,
     RunActorType,
     RunSource,
     RunStatus,
-    SignalStatus,
     TerminationReason,
+)
+from app.domains.activity.models.signals import (
+    SignalStatus,
 )
 
 runs = tenant_table(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.db.connection import Row
-from app.domains.activity.models import Ending, OutcomeKind, RunStatus, TerminationReason
+from app.domains.activity.models.runs import Ending, OutcomeKind, RunStatus, TerminationReason
 from app.domains.decisions.engines.recording import record_decisions
 from app.domains.decisions.models.records import DecisionDraft
 from app.domains.decisions.models.vocabulary import (

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.db.connection import Row
 from app.domains.activity.engines import runs
-from app.domains.activity.models import OutcomeKind, Projections, RunStatus
+from app.domains.activity.models.runs import OutcomeKind, Projections, RunStatus
 from app.domains.decisions.engines import decisions
 from app.domains.decisions.engines.recording import record_decisions
 from app.domains.decisions.models.records import DecisionDraft

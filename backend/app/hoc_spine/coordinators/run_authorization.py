@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.domains.activity.models import StartRun
+from app.domains.activity.models.runs import StartRun
 from app.domains.controls.engines import limits
 from app.domains.decisions.engines import decisions
 from app.domains.decisions.engines.recording import DecisionDraft, inputs_digest, record_decisions

@@ -11,7 +11,7 @@ from app.db.governed import row_image
 from app.domains.activity.engines import evaluation as evaluations
 from app.domains.activity.engines import runs
 from app.domains.activity.engines.evaluation import Findings
-from app.domains.activity.models import (
+from app.domains.activity.models.runs import (
     Ending,
     EvaluationView,
     OutcomeKind,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from app.domains.activity.models import EvaluationView
+from app.domains.activity.models.runs import EvaluationView
 from app.domains.retrieval.models import EvidenceView
 from app.kernel.inputs import Identifier, Input, Output, OutputTime
 

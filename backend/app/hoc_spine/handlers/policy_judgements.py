@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.db.connection import Row
 from app.domains.activity.engines import run_counts
-from app.domains.activity.models import EvaluationView
+from app.domains.activity.models.runs import EvaluationView
 from app.domains.incidents.engines import incident_views, signatures
 from app.domains.lessons.engines import lessons
 from app.domains.policies.engines import effects

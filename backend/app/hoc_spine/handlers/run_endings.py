@@ -8,7 +8,7 @@ from typing import Any
 from app.domains.activity.engines import evaluation as evaluations
 from app.domains.activity.engines import runs
 from app.domains.activity.errors import evaluation_conflict, run_not_terminal, run_terminal
-from app.domains.activity.models import (
+from app.domains.activity.models.runs import (
     CompletedRun,
     CompleteRun,
     Ending,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from app.domains.activity.engines import runs
 from app.domains.activity.engines import signals as engine
 from app.domains.activity.errors import cited_run_not_found
-from app.domains.activity.models import (
+from app.domains.activity.models.signals import (
     EmitSignal,
     ListSignals,
     SignalPath,

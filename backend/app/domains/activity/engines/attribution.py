@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.domains.activity.models import Attribution, BrokenRule, RunActorType
+from app.domains.activity.models.runs import Attribution, BrokenRule, RunActorType
 
 LEGACY_AGENT = "legacy-unknown"
 LEGACY_ORIGIN = "legacy-migration"

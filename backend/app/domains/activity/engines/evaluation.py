@@ -10,7 +10,7 @@ from typing import Any
 from app.db.connection import DriverConnection
 from app.domains.activity.drivers import evaluations as driver
 from app.domains.activity.errors import invalid_termination
-from app.domains.activity.models import (
+from app.domains.activity.models.runs import (
     Evaluation,
     EvaluationOutcome,
     EvaluationView,

@@ -8,7 +8,7 @@ from datetime import datetime
 from app.db.connection import DriverConnection
 from app.domains.activity.drivers import run_counts as driver
 from app.domains.activity.engines.evaluation import evaluation_view
-from app.domains.activity.models import EvaluationView
+from app.domains.activity.models.runs import EvaluationView
 from app.kernel.canonical_json import dumps
 from app.kernel.clock import format_time
 from app.kernel.pages import Page, encode_cursor, read_cursor

@@ -19,7 +19,7 @@ from app.domains.activity.errors import (
 from app.domains.activity.errors import (
     run_exists as run_id_taken,
 )
-from app.domains.activity.models import (
+from app.domains.activity.models.runs import (
     Ending,
     ListRuns,
     Projections,

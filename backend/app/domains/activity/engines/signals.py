@@ -9,7 +9,11 @@ from typing import Any
 from app.db.connection import DriverConnection, Row
 from app.domains.activity.drivers import discovery_ledger as driver
 from app.domains.activity.errors import missing_member, signal_not_found, signal_promoted
-from app.domains.activity.models import ListSignals, SignalStatus, SignalView
+from app.domains.activity.models.signals import (
+    ListSignals,
+    SignalStatus,
+    SignalView,
+)
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.clock import format_time
 from app.kernel.redaction import redact_json, redact_text

@@ -46,14 +46,6 @@ class EndStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-class SignalStatus(StrEnum):
-    """What became of a sighting in the discovery ledger."""
-
-    OBSERVED = "OBSERVED"
-    IGNORED = "IGNORED"
-    PROMOTED = "PROMOTED"
-
-
 class TerminationReason(StrEnum):
     COMPLETED = "completed"
     SYSTEM_FAILURE = "system_failure"
@@ -189,7 +181,7 @@ def depth_of(value: Any) -> int:
     return depth
 
 
-def _bounded(limit: int) -> AfterValidator:
+def bounded(limit: int) -> AfterValidator:
     def check(value: Any) -> Any:
         if depth_of(value) > MAX_DEPTH:
             raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
@@ -212,8 +204,8 @@ def _is_run_id(value: str) -> str:
 
 
 RunId = Annotated[Identifier, AfterValidator(_is_run_id)]
-Labels = Annotated[dict[str, Any], _bounded(MAX_LABELS_BYTES)]
-Plan = Annotated[Any, _bounded(MAX_PLAN_BYTES)]
+Labels = Annotated[dict[str, Any], bounded(MAX_LABELS_BYTES)]
+Plan = Annotated[Any, bounded(MAX_PLAN_BYTES)]
 Short = Annotated[Text, StringConstraints(min_length=1, max_length=255)]
 Goal = Annotated[Text, StringConstraints(min_length=1, max_length=16_384)]
 ErrorCode = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
@@ -270,7 +262,7 @@ class CompleteRun(Input):
     error_code: ErrorCode | None = None
     error_message: LongText | None = None
     expected_steps: int | None = Field(None, ge=0, le=2_147_483_647)
-    outcome_data: Annotated[Any, _bounded(MAX_PLAN_BYTES)] = None
+    outcome_data: Annotated[Any, bounded(MAX_PLAN_BYTES)] = None
 
 
 class StopRun(Input):
@@ -435,63 +427,3 @@ class RunKey:
 
     started_at: datetime
     run_id: str
-
-
-class EmitSignal(Input):
-    """Report something noticed; what is empty is refused by name."""
-
-    artifact: Annotated[Text, StringConstraints(max_length=512)] = ""
-    signal_type: Annotated[Text, StringConstraints(max_length=128)] = ""
-    evidence: Annotated[dict[str, Any], _bounded(MAX_PLAN_BYTES)] = Field(default_factory=dict)
-    detected_by: Annotated[Text, StringConstraints(max_length=255)] = ""
-    field: Short | None = None
-    confidence: float | None = Field(None, ge=0, le=1)
-    notes: LongText | None = None
-    phase: Short | None = None
-    environment: Short | None = None
-    run_id: Identifier | None = None
-
-
-class ListSignals(ListInput):
-    """List signals, most often seen first, then newest."""
-
-    artifact: Annotated[Text, StringConstraints(min_length=1, max_length=512)] | None = None
-    signal_type: Annotated[Text, StringConstraints(min_length=1, max_length=128)] | None = None
-    status: SignalStatus | None = None
-
-
-class SignalPath(Input):
-    """Name one signal."""
-
-    signal_id: Identifier
-
-
-class SuppressSignal(SignalPath):
-    """Ignore a signal for a while; it is still counted."""
-
-    minutes: int = Field(1440, ge=1, le=43_200)
-
-
-class SignalView(Output):
-    """Something that was noticed, how often, and what became of it."""
-
-    signal_id: str
-    artifact: str
-    field: str | None
-    signal_type: str
-    detected_by: str
-    phase: str | None
-    environment: str | None
-    first_seen_at: OutputTime
-    notes: str | None
-    evidence: dict[str, Any]
-    confidence: float | None
-    last_seen_at: OutputTime
-    seen_count: int
-    last_run_id: str | None
-    status: SignalStatus
-    acked_at: OutputTime | None
-    acked_by: str | None
-    suppressed_until: OutputTime | None
-    incident_id: str | None
-    version: int
