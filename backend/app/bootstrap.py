@@ -25,7 +25,9 @@ from app.domains.knowledge.engines import search
 from app.domains.logs.engines import idempotency, ledger
 from app.domains.logs.engines.facts import flush
 from app.domains.logs.engines.tiles import TileCache
-from app.domains.logs.models import Fact
+from app.domains.logs.models.ledger import (
+    Fact,
+)
 from app.domains.policies.engines.snapshot_cache import SnapshotCache
 from app.domains.repository.engines import artifacts, operation_runs, tokenizer
 from app.domains.tenants.engines import credentials, state

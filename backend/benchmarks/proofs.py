@@ -174,7 +174,9 @@ class FactOverhead:
 
         from app.bootstrap import build_spine
         from app.domains.logs.engines.facts import flush
-        from app.domains.logs.models import Fact
+        from app.domains.logs.models.ledger import (
+            Fact,
+        )
         from app.settings import Settings
 
         spine = build_spine(Settings(database_url=stage.database_url, log_sequencer="off", pool_size=clients))

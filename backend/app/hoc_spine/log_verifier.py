@@ -16,7 +16,10 @@ import structlog
 from prometheus_client import Counter, Gauge
 
 from app.db.connection import DriverConnection
-from app.domains.logs.models import VerificationFailure, VerificationKind
+from app.domains.logs.models.tree import (
+    VerificationFailure,
+    VerificationKind,
+)
 from app.hoc_spine.coordinators import log_results, log_verification
 from app.hoc_spine.coordinators.log_files import LogFiles
 from app.hoc_spine.coordinators.log_memory import Memory

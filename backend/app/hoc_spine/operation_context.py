@@ -10,7 +10,11 @@ from datetime import datetime
 from typing import Any
 
 from app.db.governed import FACT_TABLES, body_of, key_of
-from app.domains.logs.models import AUDIT_EVENTS, LIVE_ONLY, Fact
+from app.domains.logs.models.ledger import (
+    AUDIT_EVENTS,
+    LIVE_ONLY,
+    Fact,
+)
 from app.domains.tenants.models import Standing
 from app.hoc_spine.ports import Services
 from app.hoc_spine.transactions import SpineConnection, Transactions

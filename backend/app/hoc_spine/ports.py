@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
 from app.db.connection import DriverConnection
-from app.domains.logs.models import Fact
+from app.domains.logs.models.ledger import (
+    Fact,
+)
 from app.domains.tenants.models import Standing
 from app.kernel.clock import Clock
 from app.kernel.ids import IdFactory

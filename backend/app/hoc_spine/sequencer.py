@@ -15,7 +15,10 @@ from typing import Final, TypeVar
 import structlog
 
 from app.db.connection import DriverConnection
-from app.domains.logs.models import Batch, HaltReason
+from app.domains.logs.models.tree import (
+    Batch,
+    HaltReason,
+)
 from app.hoc_spine.coordinators import log_sequencing
 from app.hoc_spine.coordinators.log_files import LogFiles
 from app.hoc_spine.spine import Spine

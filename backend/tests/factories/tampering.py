@@ -127,7 +127,9 @@ def flush_rows(context: OperationContext) -> None:
 
 
 def _audit(context: OperationContext, entry: Governed, key: str, after: Any, *, run_id: str) -> None:
-    from app.domains.logs.models import AUDIT_EVENTS
+    from app.domains.logs.models.ledger import (
+        AUDIT_EVENTS,
+    )
 
     context.audit(AUDIT_EVENTS[entry.entity][0], entry.entity, key, after=after, run_id=run_id)
 

@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from app.domains.logs.models import AUDIT_EVENTS, EVENT_TYPES
+from app.domains.logs.models.ledger import (
+    AUDIT_EVENTS,
+    EVENT_TYPES,
+)
 from app.hoc_spine.operation_context import OperationContext
 
 APP = Path(__file__).resolve().parents[2] / "app"

@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from app.db.catalogue import metadata
 from app.db.governed import GOVERNED
 from app.domains.logs.engines.facts import MAX_STATEMENT_BYTES
-from app.domains.logs.models import LIVE_ONLY
+from app.domains.logs.models.ledger import (
+    LIVE_ONLY,
+)
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import OperationResult
 from app.hoc_spine.spine import Spine

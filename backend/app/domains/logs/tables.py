@@ -14,10 +14,12 @@ from app.db.metadata import (
     tenant_table,
 )  # fmt: skip
 from app.db.types import BigInt, Bytes, CanonicalText, Flag, Timestamp
-from app.domains.logs.models import (
+from app.domains.logs.models.ledger import (
     ENTITY_TYPES,
     EVENT_TYPES,
     IdempotencyState,
+)
+from app.domains.logs.models.tree import (
     LogState,
     VerificationKind,
     VerificationStatus,

@@ -7,7 +7,9 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from app.domains.logs.engines.verifications import Report
-from app.domains.logs.models import VerificationKind
+from app.domains.logs.models.tree import (
+    VerificationKind,
+)
 from app.hoc_spine.coordinators.log_results import Past
 from app.hoc_spine.coordinators.log_verification import SLICE
 

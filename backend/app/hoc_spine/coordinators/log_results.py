@@ -8,7 +8,11 @@ from datetime import datetime
 from app.db.connection import DriverConnection
 from app.domains.logs.engines import heads, verifications
 from app.domains.logs.engines.verifications import Report
-from app.domains.logs.models import HaltReason, VerificationFailure, VerificationKind
+from app.domains.logs.models.tree import (
+    HaltReason,
+    VerificationFailure,
+    VerificationKind,
+)
 from app.domains.repository.engines.findings import Code
 from app.domains.tenants.engines import leases
 from app.hoc_spine.coordinators.repository_check import check_repository as check_whole_repository

@@ -10,7 +10,10 @@ from datetime import datetime
 from app.db.connection import DriverConnection
 from app.domains.logs.engines import checkpoints, heads, sequence
 from app.domains.logs.engines.note import SigningKey
-from app.domains.logs.models import Batch, HaltReason
+from app.domains.logs.models.tree import (
+    Batch,
+    HaltReason,
+)
 from app.domains.tenants.engines import leases
 from app.hoc_spine.coordinators.log_files import LogFiles
 from app.kernel.clock import format_time

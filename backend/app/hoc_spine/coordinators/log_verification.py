@@ -12,7 +12,10 @@ from app.domains.logs.engines.note import SigningKey
 from app.domains.logs.engines.recorded import Recorded
 from app.domains.logs.engines.row_check import RowFailure
 from app.domains.logs.engines.verifications import Report
-from app.domains.logs.models import HaltReason, VerificationFailure
+from app.domains.logs.models.tree import (
+    HaltReason,
+    VerificationFailure,
+)
 from app.hoc_spine.coordinators.run_judgement import (
     find_broken_changes,
     judge_run,

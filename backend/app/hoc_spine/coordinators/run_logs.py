@@ -9,7 +9,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from app.domains.activity.models.runs import RunStatus, TerminationReason
-from app.domains.logs.models import LogMetadata
+from app.domains.logs.models.ledger import (
+    LogMetadata,
+)
 from app.kernel.inputs import Identifier, Input, ListInput, Output, OutputTime
 
 Row = Mapping[str, Any]

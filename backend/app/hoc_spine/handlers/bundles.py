@@ -16,7 +16,9 @@ from app.domains.logs.errors import (
     no_signing_key,
     run_open,
 )
-from app.domains.logs.models import LogState
+from app.domains.logs.models.tree import (
+    LogState,
+)
 from app.domains.traces.engines import traces
 from app.hoc_spine.coordinators.log_files import LogFiles
 from app.hoc_spine.coordinators.run_bundle import BundleFile, BundleInput, Request, make_bundle

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from app.domains.logs.engines import heads, verifications
 from app.domains.logs.errors import invalid_log_state, log_not_sound, verify_running
-from app.domains.logs.models import (
+from app.domains.logs.models.tree import (
     LogIntegrity,
     LogResumed,
     LogState,

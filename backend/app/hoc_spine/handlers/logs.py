@@ -12,7 +12,7 @@ from app.domains.activity.engines import runs
 from app.domains.decisions.engines import decisions
 from app.domains.incidents.engines import run_incidents
 from app.domains.logs.engines import audit_integrity, run_log
-from app.domains.logs.models import (
+from app.domains.logs.models.ledger import (
     AuditEntry,
     AuditEntryDetail,
     EntryPath,
@@ -21,6 +21,8 @@ from app.domains.logs.models import (
     LogMetadata,
     RunGovernanceLog,
     RunLogInput,
+)
+from app.domains.logs.models.tree import (
     VerificationStatus,
 )
 from app.domains.policies.engines import preventions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.domains.logs.engines import idempotency, outbox
-from app.domains.logs.models import (
+from app.domains.logs.models.delivery import (
     ClaimedEvents,
     ClaimEvents,
     ForgetKeys,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.domains.logs.engines import checkpoints, heads, note, proofs, tiles
 from app.domains.logs.engines.tiles import TileCache
-from app.domains.logs.models import (
+from app.domains.logs.models.tree import (
     CheckpointPath,
     CheckpointView,
     ConsistencyProof,

@@ -8,7 +8,9 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import insert
-from app.domains.logs.models import IdempotencyState
+from app.domains.logs.models.ledger import (
+    IdempotencyState,
+)
 from app.domains.logs.tables import idempotency_keys
 
 

@@ -16,7 +16,9 @@ from app.domains.logs.engines.note import SigningKey
 from app.domains.logs.engines.recorded import Recorded, check_envelope, read, stands
 from app.domains.logs.engines.row_check import check_rows
 from app.domains.logs.engines.row_reading import RowFacts, Subject, commitments_erased, tolerant
-from app.domains.logs.models import VerificationStatus
+from app.domains.logs.models.tree import (
+    VerificationStatus,
+)
 from app.kernel.canonical_json import dumps, loads
 
 TABLE = "audit_ledger"

@@ -15,7 +15,10 @@ from app.domains.logs.engines.note import Checkpoint, NoteError, SigningKey
 from app.domains.logs.engines.sequence import tile_loader
 from app.domains.logs.engines.tiles import MissingTileError, TileTree
 from app.domains.logs.errors import checkpoint_not_found, no_signing_key
-from app.domains.logs.models import CheckpointView, HaltReason
+from app.domains.logs.models.tree import (
+    CheckpointView,
+    HaltReason,
+)
 from app.kernel import merkle
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.pages import HIGHEST_KEY

@@ -11,7 +11,9 @@ from app.db.connection import DriverConnection
 from app.db.governed import statement_text
 from app.domains.logs.drivers import leaves as driver
 from app.domains.logs.errors import run_closed, statement_too_large
-from app.domains.logs.models import Fact
+from app.domains.logs.models.ledger import (
+    Fact,
+)
 from app.kernel.canonical_json import dumps
 from app.kernel.clock import format_time
 from app.kernel.hashing import leaf_hash

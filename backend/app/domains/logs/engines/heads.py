@@ -8,7 +8,10 @@ from datetime import datetime
 
 from app.db.connection import DriverConnection, Row
 from app.domains.logs.drivers import heads as driver
-from app.domains.logs.models import HaltReason, LogState
+from app.domains.logs.models.tree import (
+    HaltReason,
+    LogState,
+)
 from app.kernel.merkle import EMPTY_ROOT
 
 FIRST_EPOCH = 1

@@ -8,7 +8,10 @@ from datetime import datetime, timedelta
 from app.db.connection import DriverConnection
 from app.domains.logs.drivers import outbox as driver
 from app.domains.logs.errors import event_not_found
-from app.domains.logs.models import ClaimedEvent, OutboxEventView
+from app.domains.logs.models.delivery import (
+    ClaimedEvent,
+    OutboxEventView,
+)
 
 # After these attempts, some two days, an event waits for its operator.
 MAX_ATTEMPTS = 60

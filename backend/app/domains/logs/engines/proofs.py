@@ -25,7 +25,12 @@ from app.domains.logs.errors import (
     one_of_fact_and_index,
     tile_not_found,
 )
-from app.domains.logs.models import ConsistencyProof, FactView, InclusionProof, InclusionQuery
+from app.domains.logs.models.tree import (
+    ConsistencyProof,
+    FactView,
+    InclusionProof,
+    InclusionQuery,
+)
 from app.kernel import merkle
 from app.kernel.merkle import HASH_BYTES
 

@@ -9,7 +9,7 @@ from app.db.connection import DriverConnection, Row
 from app.domains.logs.drivers import ledger as driver
 from app.domains.logs.drivers import ledger_windows
 from app.domains.logs.errors import entry_not_found
-from app.domains.logs.models import (
+from app.domains.logs.models.ledger import (
     GOVERNANCE_ENTITIES,
     AuditEntry,
     AuditEntryDetail,

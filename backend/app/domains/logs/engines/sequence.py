@@ -20,7 +20,11 @@ from app.domains.logs.engines.tiles import (
     edge_of,
     grow,
 )
-from app.domains.logs.models import Batch, HaltReason, LogState
+from app.domains.logs.models.tree import (
+    Batch,
+    HaltReason,
+    LogState,
+)
 from app.kernel.hashing import leaf_hash
 from app.kernel.merkle import HASH_BYTES
 

@@ -11,7 +11,9 @@ from app.domains.logs.engines.recorded import Recorded, check_envelope, read
 from app.domains.logs.engines.row_reading import tolerant
 from app.domains.logs.engines.sequence import tile_loader
 from app.domains.logs.engines.tiles import HEIGHT, TOP_LEVEL, WIDTH, TileId, Tiles, cut, width_of
-from app.domains.logs.models import VerificationFailure
+from app.domains.logs.models.tree import (
+    VerificationFailure,
+)
 from app.kernel import merkle
 from app.kernel.merkle import HASH_BYTES
 

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from app.db.connection import DriverConnection, Row
 from app.domains.logs.drivers import verifications as driver
-from app.domains.logs.models import (
+from app.domains.logs.models.tree import (
     VerificationFailure,
     VerificationKind,
     VerificationStatus,

@@ -15,7 +15,9 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
-from app.domains.logs.models import Fact
+from app.domains.logs.models.ledger import (
+    Fact,
+)
 from app.hoc_spine.dispatch_audit import DispatchRecord
 from app.kernel.errors import safe_trace
 from app.kernel.files import LocalFile
