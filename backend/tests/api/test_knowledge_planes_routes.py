@@ -8,7 +8,9 @@ import pytest
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
 from tests.factories.lifecycle import (
     SQL_CONFIG,
     events_of,

@@ -9,7 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from app.domains.knowledge.engines.lifecycle import EDGES
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
 from tests.factories.lifecycle import (
     events_of,
     move_plane,

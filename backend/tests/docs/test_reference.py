@@ -13,7 +13,10 @@ from app.api.routing import API_ROOT
 from app.api.table import ROUTES
 from app.bootstrap import HANDLERS
 from app.db.catalogue import metadata
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState, LifecycleAction
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState,
+    LifecycleAction,
+)
 from app.domains.retrieval.errors import access_refused
 from app.domains.retrieval.models import Outcome, Reason
 from app.hoc_spine.coordinators import run_evidence

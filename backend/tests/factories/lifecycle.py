@@ -9,7 +9,9 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from app.domains.knowledge.engines.lifecycle import EDGES
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
 from tests.factories.tenants import Tenant
 
 SQL_CONFIG: dict[str, Any] = {

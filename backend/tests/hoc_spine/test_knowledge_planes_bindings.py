@@ -10,7 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from app.domains.knowledge.engines import bindings
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
 from tests.factories.lifecycle import (
     bind,
     events_of,

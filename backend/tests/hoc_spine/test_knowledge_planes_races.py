@@ -12,7 +12,9 @@ import pytest
 import sqlalchemy as sa
 
 from app.domains.knowledge.engines.lifecycle import EDGES, JOB_EDGES
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
 from app.hoc_spine.operation_registry import OperationResult
 from tests.factories.lifecycle import (
     SQL_CONFIG,

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
 from app.kernel.hashing import digest_of
 from tests.factories.lifecycle import (
     SQL_CONFIG,

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import pytest
 import sqlalchemy as sa
 
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
 from app.hoc_spine.coordinators.plane_wait import WaitResult, wait_until
 from tests.factories.lifecycle import move_plane, path_to, plane_in
 from tests.factories.tenants import Tenant

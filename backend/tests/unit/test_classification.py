@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from app.domains.knowledge.engines.classification import ScanTotals, decide_classification
-from app.domains.knowledge.models import SensitivityLevel
+from app.domains.knowledge.models.vocabulary import (
+    SensitivityLevel,
+)
 from app.kernel.canonical_json import loads
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -9,7 +9,10 @@ import pytest
 
 from app.domains.knowledge.engines import gates
 from app.domains.knowledge.engines.gates import Approval, DeactivationFacts, GateResult, PurgeFacts
-from app.domains.knowledge.models import GateDecision, JobStatus
+from app.domains.knowledge.models.vocabulary import (
+    GateDecision,
+    JobStatus,
+)
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -7,8 +7,12 @@ from itertools import pairwise, product
 import pytest
 
 from app.domains.knowledge.engines import lifecycle
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
-from app.domains.knowledge.models import LifecycleAction as Action
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
+from app.domains.knowledge.models.vocabulary import (
+    LifecycleAction as Action,
+)
 
 # GAP-089 written out a second time, not taken from the code: the engine must agree with it.
 EDGES = {

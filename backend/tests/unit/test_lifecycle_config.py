@@ -18,8 +18,13 @@ from app.domains.knowledge.engines.plane_config import (
     shown_config,
     source_changed,
 )
-from app.domains.knowledge.models import ConfigChange, ConnectorType
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
+from app.domains.knowledge.models.vocabulary import (
+    ConfigChange,
+    ConnectorType,
+)
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
 from app.kernel.errors import ErrorKind, HocError
 
 REPOSITORY, SQL, HTTP = ConnectorType.REPOSITORY, ConnectorType.SQL, ConnectorType.HTTP

@@ -8,9 +8,18 @@ import pytest
 
 from app.domains.knowledge.engines import transitions
 from app.domains.knowledge.engines.transitions import Intent, Move
-from app.domains.knowledge.models import JobStatus, TransitionPlane
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
-from app.domains.knowledge.models import LifecycleAction as Action
+from app.domains.knowledge.models.planes import (
+    TransitionPlane,
+)
+from app.domains.knowledge.models.vocabulary import (
+    JobStatus,
+)
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
+from app.domains.knowledge.models.vocabulary import (
+    LifecycleAction as Action,
+)
 from app.kernel.errors import HocError
 
 

@@ -14,7 +14,9 @@ from app.domains.knowledge.engines.ingest import (
     within_limits,
 )
 from app.domains.knowledge.engines.jobs import FailureDecision, decide_failure, retry_delay
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
 from app.kernel.hashing import text_hash
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -14,7 +14,9 @@ from app.domains.knowledge.engines.scan import (
     luhn,
     scan_text,
 )
-from app.domains.knowledge.models import SensitivityLevel
+from app.domains.knowledge.models.vocabulary import (
+    SensitivityLevel,
+)
 
 FOUND = [
     ("email", "write to jane.doe+x@mail.example.co.uk today"),

@@ -15,7 +15,7 @@ from app.db.metadata import (
     tenant_table,
 )
 from app.db.types import BigInt, CanonicalText, Flag, Timestamp
-from app.domains.knowledge.models import (
+from app.domains.knowledge.models.vocabulary import (
     CollectionMode,
     ConnectorType,
     EventActorType,

@@ -10,7 +10,10 @@ from app.domains.knowledge.engines.classification import ScanTotals
 from app.domains.knowledge.engines.config_shapes import OperationalConfig
 from app.domains.knowledge.engines.plane_config import read_operational
 from app.domains.knowledge.errors import conflict
-from app.domains.knowledge.models import ConnectorType, JobType
+from app.domains.knowledge.models.vocabulary import (
+    ConnectorType,
+    JobType,
+)
 from app.hoc_spine.operation_context import OperationContext
 from app.kernel.errors import HocError
 

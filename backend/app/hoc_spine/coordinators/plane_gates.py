@@ -11,7 +11,10 @@ from app.domains.knowledge.engines import approvals, bindings, gates, planes
 from app.domains.knowledge.engines.bindings import RuleFacts
 from app.domains.knowledge.engines.gates import Approval, DeactivationFacts, GateResult, PurgeFacts
 from app.domains.knowledge.engines.planes import PlaneRow
-from app.domains.knowledge.models import JobType, KnowledgePlaneLifecycleState
+from app.domains.knowledge.models.vocabulary import (
+    JobType,
+    KnowledgePlaneLifecycleState,
+)
 from app.domains.policies.engines import rules
 from app.domains.retrieval.engines import evidence
 from app.hoc_spine.operation_context import OperationContext

@@ -16,7 +16,7 @@ from app.domains.knowledge.engines.config_shapes import PlaneConfig, RepositoryC
 from app.domains.knowledge.engines.events import EventDraft
 from app.domains.knowledge.engines.jobs import FailureDecision, Lease, Row
 from app.domains.knowledge.engines.plane_config import read_config
-from app.domains.knowledge.models import (
+from app.domains.knowledge.models.vocabulary import (
     GateDecision,
     JobType,
     KnowledgePlaneLifecycleState,

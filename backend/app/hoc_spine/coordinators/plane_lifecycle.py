@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from app.domains.knowledge.engines import events, ingest, jobs, lifecycle, plane_collections, planes
 from app.domains.knowledge.engines.events import EventDraft
 from app.domains.knowledge.engines.plane_config import read_operational
-from app.domains.knowledge.models import (
+from app.domains.knowledge.models.vocabulary import (
     GateDecision,
     JobType,
     KnowledgePlaneLifecycleState,

@@ -12,7 +12,7 @@ from app.domains.knowledge.engines.config_shapes import PlaneConfig
 from app.domains.knowledge.engines.events import EventDraft
 from app.domains.knowledge.engines.jobs import Row
 from app.domains.knowledge.engines.plane_config import read_operational
-from app.domains.knowledge.models import (
+from app.domains.knowledge.models.vocabulary import (
     JobType,
     KnowledgePlaneLifecycleState,
     LifecycleAction,

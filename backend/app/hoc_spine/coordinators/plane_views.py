@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from app.domains.knowledge.engines import planes
-from app.domains.knowledge.models import PlaneChange, PlaneView
+from app.domains.knowledge.models.planes import (
+    PlaneChange,
+    PlaneView,
+)
 from app.hoc_spine.operation_context import OperationContext
 
 

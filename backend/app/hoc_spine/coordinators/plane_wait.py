@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState,
+)
 from app.hoc_spine.spine import Spine
 from app.kernel.context import RequestContext
 

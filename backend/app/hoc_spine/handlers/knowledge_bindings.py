@@ -11,14 +11,16 @@ from app.domains.knowledge.engines.events import EventDraft
 from app.domains.knowledge.engines.planes import PlaneRow
 from app.domains.knowledge.engines.suspension import decide_suspension
 from app.domains.knowledge.errors import conflict, rule_not_found
-from app.domains.knowledge.models import (
+from app.domains.knowledge.models.planes import (
     ApprovePurge,
-    KnowledgePlaneLifecycleState,
-    LifecycleEventType,
     PlaneChange,
     PlanePolicy,
     PurgeApprovalView,
     SetSuspension,
+)
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState,
+    LifecycleEventType,
 )
 from app.domains.policies.engines import rules
 from app.domains.tenants.engines import state as tenant_state

@@ -10,7 +10,10 @@ from pydantic import Field
 
 from app.domains.knowledge.engines import jobs, planes
 from app.domains.knowledge.engines.jobs import Lease, Row
-from app.domains.knowledge.models import JobStatus, JobType
+from app.domains.knowledge.models.vocabulary import (
+    JobStatus,
+    JobType,
+)
 from app.hoc_spine.coordinators import plane_jobs, plane_lifecycle
 from app.hoc_spine.coordinators.plane_jobs import PreparedStep
 from app.hoc_spine.coordinators.plane_wake import wake_workers

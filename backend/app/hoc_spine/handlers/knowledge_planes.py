@@ -15,13 +15,7 @@ from app.domains.knowledge.engines.plane_config import (
 )
 from app.domains.knowledge.engines.planes import PlaneRow
 from app.domains.knowledge.errors import conflict, duplicate_plane
-from app.domains.knowledge.models import (
-    ConfigChange,
-    ConnectorType,
-    JobType,
-    KnowledgePlaneLifecycleState,
-    LifecycleAction,
-    LifecycleEventType,
+from app.domains.knowledge.models.planes import (
     ListPlaneDocuments,
     ListPlaneEvents,
     ListPlanes,
@@ -32,6 +26,14 @@ from app.domains.knowledge.models import (
     PlaneView,
     RegisterPlane,
     UpdatePlaneConfig,
+)
+from app.domains.knowledge.models.vocabulary import (
+    ConfigChange,
+    ConnectorType,
+    JobType,
+    KnowledgePlaneLifecycleState,
+    LifecycleAction,
+    LifecycleEventType,
 )
 from app.hoc_spine.coordinators.plane_lifecycle import append_events, outbox_body, write_plane
 from app.hoc_spine.coordinators.plane_sources import hold_collections, require_collections

@@ -8,7 +8,14 @@ from app.domains.knowledge.engines import jobs, planes
 from app.domains.knowledge.engines.events import EventDraft
 from app.domains.knowledge.engines.planes import PlaneRow
 from app.domains.knowledge.errors import conflict, transition_conflict
-from app.domains.knowledge.models import JobType, LifecycleEventType, PlaneById, PlaneChange
+from app.domains.knowledge.models.planes import (
+    PlaneById,
+    PlaneChange,
+)
+from app.domains.knowledge.models.vocabulary import (
+    JobType,
+    LifecycleEventType,
+)
 from app.hoc_spine.coordinators import plane_upkeep
 from app.hoc_spine.coordinators.plane_lifecycle import write_plane
 from app.hoc_spine.coordinators.plane_views import change_view

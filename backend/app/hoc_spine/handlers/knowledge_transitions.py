@@ -9,17 +9,19 @@ from app.domains.knowledge.engines.gates import SHOWN_IDS, GateResult
 from app.domains.knowledge.engines.planes import PlaneRow
 from app.domains.knowledge.engines.transitions import Intent, Move
 from app.domains.knowledge.errors import conflict, plane_not_found, transition_conflict
-from app.domains.knowledge.models import (
-    GateDecision,
+from app.domains.knowledge.models.planes import (
     GateView,
-    JobType,
-    KnowledgePlaneLifecycleState,
-    LifecycleAction,
     NextAction,
     NextActions,
     PlaneById,
     TransitionPlane,
     TransitionView,
+)
+from app.domains.knowledge.models.vocabulary import (
+    GateDecision,
+    JobType,
+    KnowledgePlaneLifecycleState,
+    LifecycleAction,
 )
 from app.domains.tenants.models import TenantStatus
 from app.hoc_spine.authority import tenant_inactive

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.domains.knowledge.engines import plane_collections
-from app.domains.knowledge.models import CollectionMode
+from app.domains.knowledge.models.vocabulary import (
+    CollectionMode,
+)
 from app.domains.repository.engines import collections as engine
 from app.domains.repository.engines import documents
 from app.domains.repository.engines.values import check_id, check_name

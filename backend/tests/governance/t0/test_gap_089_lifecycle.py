@@ -9,7 +9,9 @@ import pytest
 import sqlalchemy as sa
 
 from app.domains.knowledge.engines import lifecycle
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState as State
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState as State,
+)
 from app.hoc_spine.spine import Spine
 from app.kernel.context import RequestContext
 from tests.factories.lifecycle import (

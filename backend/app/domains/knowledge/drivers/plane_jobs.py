@@ -10,7 +10,9 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
 from app.db.dialect import bytewise, insert
-from app.domains.knowledge.models import JobStatus
+from app.domains.knowledge.models.vocabulary import (
+    JobStatus,
+)
 from app.domains.knowledge.tables import knowledge_plane_jobs as jobs
 
 # Written out, not bound: only so does the planner see that the partial indexes of open jobs fit, and does

@@ -10,7 +10,10 @@ from app.db.connection import DriverConnection
 from app.domains.knowledge.drivers import purge_approvals as driver
 from app.domains.knowledge.engines.gates import Approval
 from app.domains.knowledge.errors import conflict, forbidden
-from app.domains.knowledge.models import EventActorType, KnowledgePlaneLifecycleState
+from app.domains.knowledge.models.vocabulary import (
+    EventActorType,
+    KnowledgePlaneLifecycleState,
+)
 from app.kernel.errors import HocError
 
 

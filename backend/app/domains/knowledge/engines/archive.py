@@ -16,7 +16,9 @@ from app.domains.knowledge.drivers import (
 )
 from app.domains.knowledge.engines.config_secrets import mask_credentials
 from app.domains.knowledge.errors import plane_not_found
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState,
+)
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.clock import format_time
 

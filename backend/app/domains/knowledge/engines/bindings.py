@@ -10,7 +10,9 @@ from typing import Any
 from app.db.connection import DriverConnection
 from app.domains.knowledge.drivers import plane_bindings as driver
 from app.domains.knowledge.errors import conflict, policy_not_bindable
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState,
+)
 from app.kernel.errors import HocError
 
 State = KnowledgePlaneLifecycleState

@@ -11,7 +11,9 @@ from typing import Any
 from app.db.connection import DriverConnection
 from app.domains.knowledge.drivers import plane_documents
 from app.domains.knowledge.engines.scan import CATEGORIES, PII_TYPES, Scan, decide_level
-from app.domains.knowledge.models import SensitivityLevel
+from app.domains.knowledge.models.vocabulary import (
+    SensitivityLevel,
+)
 from app.kernel.canonical_json import dumps
 from app.kernel.clock import format_time
 

@@ -8,7 +8,10 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from app.domains.knowledge.models import ConnectorType, SensitivityLevel
+from app.domains.knowledge.models.vocabulary import (
+    ConnectorType,
+    SensitivityLevel,
+)
 from app.kernel.ids import ID_PATTERN
 from app.kernel.inputs import Identifier, LongText, Text
 

@@ -8,13 +8,15 @@ from typing import Any
 
 from app.db.connection import DriverConnection
 from app.domains.knowledge.drivers import plane_events as driver
-from app.domains.knowledge.models import (
+from app.domains.knowledge.models.planes import (
+    ListPlaneEvents,
+    PlaneEventView,
+)
+from app.domains.knowledge.models.vocabulary import (
     GateDecision,
     KnowledgePlaneLifecycleState,
     LifecycleAction,
     LifecycleEventType,
-    ListPlaneEvents,
-    PlaneEventView,
 )
 from app.kernel.canonical_json import dumps, loads
 

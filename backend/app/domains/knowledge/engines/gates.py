@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from app.domains.knowledge.models import GateDecision, JobStatus
+from app.domains.knowledge.models.vocabulary import (
+    GateDecision,
+    JobStatus,
+)
 from app.kernel.clock import format_time
 
 SHOWN_IDS = 20

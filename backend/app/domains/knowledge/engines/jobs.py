@@ -10,7 +10,11 @@ from typing import Any, Final
 from app.db.connection import DriverConnection
 from app.domains.knowledge.drivers import plane_jobs as driver
 from app.domains.knowledge.errors import conflict
-from app.domains.knowledge.models import JobStatus, JobType, KnowledgePlaneLifecycleState
+from app.domains.knowledge.models.vocabulary import (
+    JobStatus,
+    JobType,
+    KnowledgePlaneLifecycleState,
+)
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.errors import ErrorKind, HocError
 

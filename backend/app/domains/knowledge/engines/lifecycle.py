@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState, LifecycleAction, TransitionResult
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState,
+    LifecycleAction,
+    TransitionResult,
+)
 
 State = KnowledgePlaneLifecycleState
 Edge = tuple[State, State]

@@ -9,7 +9,10 @@ from typing import Any
 from app.db.connection import DriverConnection
 from app.domains.knowledge.drivers import plane_collections as driver
 from app.domains.knowledge.errors import conflict
-from app.domains.knowledge.models import CollectionMode, KnowledgePlaneLifecycleState
+from app.domains.knowledge.models.vocabulary import (
+    CollectionMode,
+    KnowledgePlaneLifecycleState,
+)
 
 State = KnowledgePlaneLifecycleState
 OWN_PREFIX = "plane-"

@@ -24,7 +24,11 @@ from app.domains.knowledge.engines.config_shapes import (
     RepositoryConfig,
 )
 from app.domains.knowledge.errors import config_too_large, conflict, invalid_config, unknown_connector_type
-from app.domains.knowledge.models import ConfigChange, ConnectorType, KnowledgePlaneLifecycleState
+from app.domains.knowledge.models.vocabulary import (
+    ConfigChange,
+    ConnectorType,
+    KnowledgePlaneLifecycleState,
+)
 from app.kernel.canonical_json import CanonicalJsonError, dumps, loads
 from app.kernel.hashing import digest_of
 

@@ -11,15 +11,17 @@ from app.domains.knowledge.drivers import plane_documents, plane_jobs, plane_pas
 from app.domains.knowledge.drivers import plane_registry as driver
 from app.domains.knowledge.engines.plane_config import read_operational, shown_config
 from app.domains.knowledge.errors import plane_not_found
-from app.domains.knowledge.models import (
-    ConnectorType,
-    JobStatus,
-    JobType,
-    KnowledgePlaneLifecycleState,
+from app.domains.knowledge.models.planes import (
     ListPlanes,
     PlaneAllows,
     PlaneDocumentView,
     PlaneView,
+)
+from app.domains.knowledge.models.vocabulary import (
+    ConnectorType,
+    JobStatus,
+    JobType,
+    KnowledgePlaneLifecycleState,
 )
 from app.kernel.canonical_json import loads
 from app.kernel.clock import format_time

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
 from typing import Final
 
-from app.domains.knowledge.models import SensitivityLevel
+from app.domains.knowledge.models.vocabulary import (
+    SensitivityLevel,
+)
 
 PII_TYPES: Final = (
     "email",

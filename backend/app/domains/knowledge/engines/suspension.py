@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from app.domains.knowledge.errors import conflict
-from app.domains.knowledge.models import KnowledgePlaneLifecycleState
+from app.domains.knowledge.models.vocabulary import (
+    KnowledgePlaneLifecycleState,
+)
 
 
 def decide_suspension(

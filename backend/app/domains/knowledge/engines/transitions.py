@@ -14,11 +14,13 @@ from app.domains.knowledge.errors import (
     reason_required,
     unknown_action,
 )
-from app.domains.knowledge.models import (
+from app.domains.knowledge.models.planes import (
+    TransitionPlane,
+)
+from app.domains.knowledge.models.vocabulary import (
     JobStatus,
     KnowledgePlaneLifecycleState,
     LifecycleAction,
-    TransitionPlane,
 )
 from app.kernel.errors import HocError
 
