@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -80,6 +80,46 @@ def page_of(
         parts = [format_time(part) if isinstance(part, datetime) else part for part in key(shown[-1])]
         following = encode_cursor(binding, parts)
     return Page[Any](items=[view(row) for row in shown], next_cursor=following)
+
+
+class ListQuery(Protocol):
+    """What every list input has: a limit, a cursor, and filters beside them."""
+
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def cursor(self) -> str | None: ...
+
+    def model_dump(self, *, mode: str, exclude: set[str]) -> dict[str, Any]:
+        """Return the members as JSON values."""
+        ...
+
+
+def newest_first(
+    query: ListQuery,
+    *,
+    tenant_id: str,
+    operation: str,
+    columns: tuple[str, str],
+    fetch: Callable[[tuple[datetime, str] | None, int], Sequence[Mapping[str, Any]]],
+    view: Callable[[Mapping[str, Any]], T],
+) -> Page[T]:
+    """Return a page of rows ordered by these two columns, a time and an id, both falling.
+
+    `fetch` is given the last key of the page before, None for the first, and how many rows to read.
+    """
+    filters = query.model_dump(mode="json", exclude={"limit", "cursor"})
+    binding = dumps([tenant_id, operation, filters])
+    key = read_cursor(query.cursor, binding, datetime, str)
+    found = fetch(None if key is None else (key[0], key[1]), query.limit + 1)
+    return page_of(
+        found,
+        limit=query.limit,
+        binding=binding,
+        key=lambda row: [row[name] for name in columns],
+        view=view,
+    )
 
 
 def _read_part(part: Any, kind: type) -> str | int | datetime:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from app.db.connection import Row
@@ -37,8 +36,7 @@ from app.hoc_spine.coordinators.plan_limits import PLAN_LIMIT, settle_plan_limit
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.amounts import as_number
-from app.kernel.canonical_json import dumps
-from app.kernel.pages import Page, page_of, read_cursor
+from app.kernel.pages import Page, newest_first
 
 
 def create_limit(ctx: OperationContext, given: CreateLimit) -> LimitView:
@@ -135,36 +133,28 @@ def get_limit(ctx: OperationContext, given: LimitRef) -> LimitStanding:
 
 def list_limits(ctx: OperationContext, query: ListLimits) -> Page[LimitView]:
     """List the limits, newest first."""
-    filters = query.model_dump(mode="json", exclude={"limit", "cursor"})
-    binding = dumps([ctx.tenant_id, "controls.limits.list", filters])
-    key = read_cursor(query.cursor, binding, datetime, str)
-    before = None if key is None else (key[0], key[1])
-    rows = limits.list_page(
-        ctx.connection, query, tenant_id=ctx.tenant_id, before=before, limit=query.limit + 1
-    )
-    return page_of(
-        rows,
-        limit=query.limit,
-        binding=binding,
-        key=lambda row: (row["created_at"], row["limit_id"]),
+    return newest_first(
+        query,
+        tenant_id=ctx.tenant_id,
+        operation="controls.limits.list",
+        columns=("created_at", "limit_id"),
+        fetch=lambda before, count: limits.list_page(
+            ctx.connection, query, tenant_id=ctx.tenant_id, before=before, limit=count
+        ),
         view=limits.view,
     )
 
 
 def list_breaches(ctx: OperationContext, query: ListBreaches) -> Page[BreachView]:
     """List the breaches, newest first."""
-    filters = query.model_dump(mode="json", exclude={"limit", "cursor"})
-    binding = dumps([ctx.tenant_id, "controls.breaches.list", filters])
-    key = read_cursor(query.cursor, binding, datetime, str)
-    before = None if key is None else (key[0], key[1])
-    rows = breaches.list_page(
-        ctx.connection, query, tenant_id=ctx.tenant_id, before=before, limit=query.limit + 1
-    )
-    return page_of(
-        rows,
-        limit=query.limit,
-        binding=binding,
-        key=lambda row: (row["breached_at"], row["breach_id"]),
+    return newest_first(
+        query,
+        tenant_id=ctx.tenant_id,
+        operation="controls.breaches.list",
+        columns=("breached_at", "breach_id"),
+        fetch=lambda before, count: breaches.list_page(
+            ctx.connection, query, tenant_id=ctx.tenant_id, before=before, limit=count
+        ),
         view=breaches.view,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from app.db.connection import Row
@@ -22,9 +21,8 @@ from app.domains.tenants.engines import state
 from app.hoc_spine.authority import insufficient_scope
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
-from app.kernel.canonical_json import dumps
 from app.kernel.context import has_scope
-from app.kernel.pages import Page, page_of, read_cursor
+from app.kernel.pages import Page, newest_first
 from app.kernel.redaction import redact_text
 
 EVENTS: Mapping[OverrideStatus, str] = {
@@ -115,18 +113,14 @@ def get_override(ctx: OperationContext, given: OverrideRef) -> OverrideView:
 
 def list_overrides(ctx: OperationContext, query: ListOverrides) -> Page[OverrideView]:
     """List the overrides, newest first."""
-    filters = query.model_dump(mode="json", exclude={"limit", "cursor"})
-    binding = dumps([ctx.tenant_id, "controls.overrides.list", filters])
-    key = read_cursor(query.cursor, binding, datetime, str)
-    before = None if key is None else (key[0], key[1])
-    rows = overrides.list_page(
-        ctx.connection, query, tenant_id=ctx.tenant_id, before=before, limit=query.limit + 1
-    )
-    return page_of(
-        rows,
-        limit=query.limit,
-        binding=binding,
-        key=lambda row: (row["created_at"], row["override_id"]),
+    return newest_first(
+        query,
+        tenant_id=ctx.tenant_id,
+        operation="controls.overrides.list",
+        columns=("created_at", "override_id"),
+        fetch=lambda before, count: overrides.list_page(
+            ctx.connection, query, tenant_id=ctx.tenant_id, before=before, limit=count
+        ),
         view=overrides.view,
     )
 
