@@ -1,7 +1,7 @@
 """Database: the first statement of a governed check: run, trace, standing and earlier decision in one read.
 
-The one read that crosses slices: a check is judged by what four of them hold, and each further statement
-is a further round trip under the run's lock. It knows the tables by their names only.
+It crosses slices, as `batch_read` and `gather` do: a check is judged by what four of them hold, and each
+further statement is a further round trip under the run's lock. It knows the tables by their names only.
 """
 
 from __future__ import annotations
