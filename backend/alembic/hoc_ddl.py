@@ -141,6 +141,27 @@ def fixed_columns(table: str, columns: Sequence[str]) -> None:
     refuse(f"{table}_fixed", table, "UPDATE", f"{table}: {', '.join(columns)} never change", when=changed)
 
 
+def erasure_of(protected: Sequence[str], kept: Sequence[str]) -> str:
+    """Return the condition that an UPDATE is an erasure: values and salt go, once, and nothing else changes.
+
+    `kept` are all other columns of the table but erased_fact_id: who adds one makes the guard anew. No part
+    of the condition is ever null.
+    """
+    same = "IS NOT DISTINCT FROM" if on_postgresql() else "IS"
+    parts = [f"NEW.{column} {same} OLD.{column}" for column in kept]
+    parts += [f"NEW.{column} IS NULL" for column in (*protected, "protected_salt")]
+    return " AND ".join([*parts, "OLD.erased_fact_id IS NULL", "NEW.erased_fact_id IS NOT NULL"])
+
+
+def refuse_instead(name: str, table: str, event: str, message: str, *, when: str | None = None) -> None:
+    """Put another refusal in the place of one that `refuse` made."""
+    run_ddl(
+        sqlite=f"DROP TRIGGER {name}",
+        postgresql=(f"DROP TRIGGER {name} ON {table}", f"DROP FUNCTION {name}()"),
+    )
+    refuse(name, table, event, message, when=when)
+
+
 def drop_tables(*tables: str) -> None:
     """Drop tables with the trigger functions made for them (names begin with the table's)."""
     for table in tables:

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import app.db.catalogue  # noqa: F401 - fills the register of governed tables
 from app.connectors.credentials import Credentials
@@ -16,7 +16,6 @@ from app.connectors.repository import RepositoryConnector, RepositoryReads
 from app.connectors.sql import SqlConnector
 from app.connectors.sql_postgresql import PostgresqlSource
 from app.connectors.sql_sqlite import SqliteSource
-from app.connectors.webhook import WebhookSink
 from app.db.connection import DriverConnection
 from app.db.engine import make_engine
 from app.db.migrations import check_schema
@@ -45,6 +44,7 @@ from app.hoc_spine.handlers import (
     checks,
     completeness,
     decisions,
+    erasures,
     evidence,
     incidents,
     keys,
@@ -54,8 +54,10 @@ from app.hoc_spine.handlers import (
     knowledge_planes,
     knowledge_refresh,
     knowledge_transitions,
+    legal_holds,
     lessons,
     limits,
+    log_keeping,
     log_verifications,
     logs,
     otlp,
@@ -106,12 +108,16 @@ from app.kernel.files import LocalFile
 from app.kernel.ids import IdFactory, Uuid7Ids
 from app.settings import Settings
 
+if TYPE_CHECKING:
+    from app.connectors.webhook import WebhookSink
+
 # Every operation of the product, module by module.
 HANDLERS = (
     checks,
     bundles,
     completeness,
     decisions,
+    erasures,
     evidence,
     incidents,
     keys,
@@ -121,6 +127,7 @@ HANDLERS = (
     knowledge_planes,
     knowledge_refresh,
     knowledge_transitions,
+    legal_holds,
     lessons,
     limits,
     log_verifications,
@@ -152,6 +159,7 @@ HANDLERS = (
     runs,
     signals,
     switches,
+    log_keeping,
     tenant_log,
     tenants,
     traces,
@@ -175,7 +183,7 @@ def build_spine(
     audit_store = AuditStore(settings.redis_url)
     clock = clock or SystemClock()
     transactions = _transactions(settings)
-    files = LogFiles(settings.log_key_path, settings.checkpoint_path, makes_key=settings.backend == "sqlite")
+    files = _log_files(settings)
     watch = LogWatch(
         lambda: transactions.read("_system", role="hoc_maintenance"),
         settings=settings,
@@ -227,9 +235,21 @@ def bootstrap_hoc_spine(settings: Settings | None = None) -> Spine:
     return build_spine(settings or Settings())
 
 
+def _log_files(settings: Settings) -> LogFiles:
+    return LogFiles(
+        settings.log_key_path,
+        settings.checkpoint_path,
+        makes_key=settings.backend == "sqlite",
+        witness_keys=settings.witness_keys_file,
+    )
+
+
 def _event_sink(settings: Settings, clock: Clock) -> WebhookSink | None:
     if settings.outbox_url is None or settings.outbox_secret is None:
         return None
+    # Loaded by whoever has somewhere to deliver to.
+    from app.connectors.webhook import WebhookSink
+
     return WebhookSink(str(settings.outbox_url), settings.outbox_secret.get_secret_value(), clock=clock)
 
 
@@ -322,7 +342,6 @@ def _repository_connector() -> RepositoryConnector:
     return RepositoryConnector(
         RepositoryReads(
             find_documents=search.find_documents,
-            read_hits=search.read_hits,
             read_documents=search.read_documents,
             list_documents=search.list_documents,
             query_tokens=tokenizer.query_tokens,

@@ -153,14 +153,16 @@ def _server(database_url: str, token: str, documents: Path, key_file: Path | Non
 
 def _await_ready(server: "subprocess.Popen[bytes]", base_url: str) -> None:
     deadline = time.monotonic() + STARTUP_SECONDS
-    while time.monotonic() < deadline:
-        if server.poll() is not None:
-            raise DemoError(f"the server ended with {server.returncode} before it was ready")
-        try:
-            if httpx.get(f"{base_url}/healthz", timeout=2, trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
+    # One client for all questions: each new one reads the system's certificates.
+    with httpx.Client(base_url=base_url, timeout=2, trust_env=False) as http:
+        while time.monotonic() < deadline:
+            if server.poll() is not None:
+                raise DemoError(f"the server ended with {server.returncode} before it was ready")
+            try:
+                if http.get("/healthz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
     raise DemoError(f"the server was not ready within {STARTUP_SECONDS} s")
 
 

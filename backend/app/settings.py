@@ -76,6 +76,8 @@ class Settings(BaseSettings):
     # A name in signatures: no white space, no plus sign, and not the beginning of a DSSE envelope.
     log_origin: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$")
     log_key_file: Path | None = None
+    key_overlap_days: int = Field(30, ge=0, le=3650)
+    witness_keys_file: Path | None = None
     checkpoint_dir: Path | None = None
     bundle_dir: Path | None = None
 

@@ -14,7 +14,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gate_names import Names
 
 BACKEND = Path(__file__).resolve().parents[1]
 
@@ -68,7 +73,7 @@ class Suppression:
         return self.rule.partition("-")[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Module:
     """One parsed Python file: `relative` is its path below the root, `name` its dotted name."""
 
@@ -87,6 +92,18 @@ class Module:
     def line_count(self) -> int:
         return len(self.source.splitlines())
 
+    @cached_property
+    def nodes(self) -> tuple[ast.AST, ...]:
+        """Return every node of the tree, outer ones first."""
+        return tuple(ast.walk(self.tree))
+
+    @cached_property
+    def names(self) -> Names:
+        """Return what the names of this module stand for."""
+        from gate_names import Names
+
+        return Names(self)
+
     def violation(self, node: ast.AST | int, rule: str, message: str, *, advisory: bool = False) -> Violation:
         """Return a violation of `rule` at `node` (or line number) of this file."""
         if isinstance(node, int):
@@ -103,6 +120,8 @@ class Tree:
     """The files below one root, parsed once, and which of them the gate has looked at."""
 
     root: Path
+    # What another gate of the same process has parsed already.
+    parsed: dict[Path, Module] = field(default_factory=dict)
     modules: dict[str, Module] = field(default_factory=dict)
     looked_at: set[str] = field(default_factory=set)
 
@@ -111,7 +130,9 @@ class Tree:
         for path in walk(self.root / folder):
             relative = path.relative_to(self.root).as_posix()
             if relative not in self.modules:
-                self.modules[relative] = read_module(path, relative)
+                if path not in self.parsed:
+                    self.parsed[path] = read_module(path, relative)
+                self.modules[relative] = self.parsed[path]
 
     def select(self, *patterns: str, least: int = 0) -> list[Module]:
         """Return the files whose relative path matches a pattern; fewer than `least` raise GateError."""
@@ -225,11 +246,14 @@ def _excuses(suppression: Suppression, violation: Violation) -> bool:
     return violation.line <= suppression.line <= max(violation.line, violation.last_line)
 
 
-def run(gate: Gate, argv: Sequence[str] | None = None) -> int:
-    """Run one gate from the command line and return its exit code: 0 clean, 1 violations, 2 could not run."""
+def run(gate: Gate, argv: Sequence[str] | None = None, parsed: dict[Path, Module] | None = None) -> int:
+    """Run one gate from the command line and return its exit code: 0 clean, 1 violations, 2 could not run.
+
+    Gates that run one after the other over the same unchanged files may share what they `parsed`.
+    """
     arguments = _parser(gate).parse_args(argv)
     root = Path(arguments.root).resolve()
-    tree = Tree(root)
+    tree = Tree(root, {} if parsed is None else parsed)
     try:
         if not (root / "app").is_dir():
             raise GateError(f"{root} holds no folder app; name the folder that does with --root")

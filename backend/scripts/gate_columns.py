@@ -10,7 +10,7 @@ import ast
 from collections.abc import Iterator
 
 from gate import Module
-from gate_names import Names, assigned, called, literal
+from gate_names import assigned, called, literal
 
 GLOBAL = "global:"  # how a table of no tenant is named; its tenant_id binds only what is bound itself
 
@@ -22,10 +22,10 @@ class TableNames:
 
     def __init__(self, module: Module, tenant_tables: dict[str, str], global_tables: set[str]) -> None:
         self.module = module
-        self.names = Names(module)
+        self.names = module.names
         self.tenant_tables = tenant_tables  # dotted origin -> SQL name
         self.global_tables = global_tables
-        self.parents = {child: node for node in ast.walk(module.tree) for child in ast.iter_child_nodes(node)}
+        self.parents = {child: node for node in module.nodes for child in ast.iter_child_nodes(node)}
         self.helpers = {n.name: n for n in module.tree.body if isinstance(n, Function)}
         self._values: dict[ast.AST | None, dict[str, list[ast.expr]]] = {}
 

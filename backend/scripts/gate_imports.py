@@ -6,7 +6,7 @@ import sys
 
 import grimp
 from gate import GateError, Module, Tree
-from gate_names import Names, imports
+from gate_names import imports
 
 PACKAGE = "app"
 
@@ -39,7 +39,7 @@ def build_graph(tree: Tree) -> grimp.ImportGraph:
 
 def _add_imports(graph: grimp.ImportGraph, module: Module, *, every: bool) -> None:
     lines = module.source.splitlines()
-    for node, target in imports(module, Names(module)):
+    for node, target in imports(module, module.names):
         imported = _known(graph, target)
         if imported is None or imported == module.name:
             continue

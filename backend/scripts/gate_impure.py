@@ -41,7 +41,7 @@ def impure_uses(module: Module, names: Names, *, keys: bool = False) -> Iterator
         for name, deed in {**MODULES, **CALLS}.items():
             if (target == name or target.startswith(name + ".")) and not (keys and name == "secrets"):
                 yield node, f"imports {name}, which {deed}"
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Load):
             yield from _named_deeds(node, names)
     for node, receiver, attribute in attribute_uses(module.tree):

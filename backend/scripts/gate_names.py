@@ -68,7 +68,7 @@ class Names:
         self.module = module
         self._origins: dict[str, set[str]] = {}
         self._aliases: list[tuple[str, ast.expr]] = []
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             self._bind(node)
         for _ in range(3):  # an alias of an alias of an alias is as far as honest code goes
             for name, value in self._aliases:
@@ -144,7 +144,7 @@ def dynamic_import(node: ast.Call, names: Names) -> str | None:
 
 def imports(module: Module, names: Names) -> Iterator[tuple[ast.AST, str]]:
     """Yield (node, dotted name) of every import at any depth, literal dynamic ones included."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Import):
             for item in node.names:
                 yield node, item.name

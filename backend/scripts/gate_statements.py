@@ -63,7 +63,7 @@ class Reader(TableNames):
 
     def statements(self) -> Iterator[Statement]:
         """Yield every statement of the module, outer ones before those nested in them."""
-        for node in ast.walk(self.module.tree):  # breadth first, so outer statements come first
+        for node in self.module.nodes:  # breadth first, so outer statements come first
             verb = self.verb(node) if isinstance(node, ast.Call) else None
             if verb and isinstance(node, ast.Call):
                 top, calls = self.chain(node)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gate import Module, Tree
-from gate_names import Names, assigned, called, literal
+from gate_names import assigned, called, literal
 
 TABLES = ("app/domains/*/tables.py", "app/domains/*/tables/*.py", "app/db/*.py")
 
@@ -54,8 +54,8 @@ def declared_tables(tree: Tree) -> list[Table]:
 
 
 def _tables_of(module: Module) -> Iterator[Table]:
-    names = Names(module)
-    for node in ast.walk(module.tree):
+    names = module.names
+    for node in module.nodes:
         for variable, call in assigned(node):
             if not isinstance(call, ast.Call):
                 continue
@@ -70,8 +70,8 @@ def _tables_of(module: Module) -> Iterator[Table]:
 
 def sql_texts(module: Module) -> Iterator[tuple[ast.Call, str]]:
     """Yield (call, SQL) for each textual SQL of a module: literals given to a sink, also through a name."""
-    constants, names = string_constants(module.tree), Names(module)
-    for node in ast.walk(module.tree):
+    constants, names = string_constants(module.tree), module.names
+    for node in module.nodes:
         if isinstance(node, ast.Call) and names.called(node) & SQL_SINKS:
             for argument in [*node.args, *(k.value for k in node.keywords)]:
                 for text in _texts(argument, constants):

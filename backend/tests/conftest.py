@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ import hypothesis
 import pytest
 import redis
 import sqlalchemy as sa
+from hypothesis.internal.conjecture import providers
 
 from tests.factories.databases import DIALECTS, Databases, Dialect
 from tests.factories.environment import Addresses, Environment, redis_database_of
@@ -33,9 +35,26 @@ SPINE_SETTINGS: dict[str, Any] = {
     "log_sequencer": "off",
 }
 _ENVIRONMENT = pytest.StashKey[Environment]()
+# Files with a test of many seconds. They go first: where one starts last, the other processes wait for it.
+LONG = {
+    "test_chain.py",
+    "test_cli.py",
+    "test_demo.py",
+    "test_durability.py",
+    "test_log_verification.py",
+    "test_log_watch.py",
+    "test_readme.py",
+    "test_repository_durability.py",
+    "test_repository_history.py",
+    "test_repository_stateful.py",
+    "test_tamper_matrix.py",
+    "test_verifier.py",
+}
 
 hypothesis.settings.register_profile("hoc", deadline=None, derandomize=True, database=None, print_blob=True)
 hypothesis.settings.load_profile("hoc")
+# Each process would parse every module of the product and of the tests for constants to try.
+providers.is_local_module_file = lambda file: False
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,6 +69,29 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[_ENVIRONMENT] = Environment()
         # A cancelled run ends like an interrupted one: fixtures and servers are cleared away.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Collect no garbage while modules and tests are made, nearly all of which stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with long tests first."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
+def pytest_collection_finish() -> None:
+    """Take what was imported and collected out of the garbage collector's way; it stays to the end."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -157,23 +199,32 @@ def _build(clock: SteerableClock, ids: SteerableIds, **settings: Any) -> Spine:
     return build_spine(Settings(**(SPINE_SETTINGS | settings)), clock=clock, ids=ids, verify_schema=False)
 
 
+def _share_statements(engine: sa.Engine, other: sa.Engine) -> None:
+    """Let another engine use what one has compiled: to compile anew for each is a tenth of the suite."""
+    if other.dialect.name == engine.dialect.name:
+        other.dialect, other._compiled_cache = engine.dialect, engine._compiled_cache
+
+
 @pytest.fixture(scope="session")
 def spine(database_url: str, session_clock: SteerableClock, session_ids: SteerableIds) -> Iterator[Spine]:
     """The worker's spine on its shared database, without background services."""
     built = _build(session_clock, session_ids, database_url=database_url)
+    # SQLAlchemy completes what it knows of a dialect at the first connection; `make_spine` shares it.
+    built.transactions.engine.connect().close()
     yield built
     built.close()
 
 
 @pytest.fixture
 def make_spine(
-    database_url: str, session_clock: SteerableClock, session_ids: SteerableIds
+    spine: Spine, database_url: str, session_clock: SteerableClock, session_ids: SteerableIds
 ) -> Iterator[Callable[..., Spine]]:
     """Build further spines: `make_spine(pool_size=2)`, `make_spine(database_url=new_database())`."""
     with ExitStack() as stack:
 
         def make(**settings: Any) -> Spine:
             built = _build(session_clock, session_ids, **({"database_url": database_url} | settings))
+            _share_statements(spine.transactions.engine, built.transactions.engine)
             stack.callback(built.close)
             return built
 
@@ -203,9 +254,9 @@ def other_tenant(new_tenant: Callable[..., Tenant]) -> Tenant:
     return new_tenant()
 
 
-@pytest.fixture
-def client(spine: Spine) -> Iterator[TestClient]:
-    """An HTTP client of the application over the spine; a bug of the server answers 500, as outside."""
+@pytest.fixture(scope="session")
+def session_client(spine: Spine) -> Iterator[TestClient]:
+    """The one client of the application over the worker's spine; tests use `client`."""
     from starlette.testclient import TestClient
 
     from app.main import create_app
@@ -215,15 +266,29 @@ def client(spine: Spine) -> Iterator[TestClient]:
 
 
 @pytest.fixture
+def client(session_client: TestClient) -> Iterator[TestClient]:
+    """An HTTP client of the application over the spine; a bug of the server answers 500, as outside."""
+    headers = session_client.headers.copy()
+    yield session_client
+    session_client.headers = headers
+
+
+@pytest.fixture
 def operator_headers() -> dict[str, str]:
     """The headers of the operator, whose token the worker's spine knows."""
     return {"Authorization": f"Bearer {OPERATOR_TOKEN}"}
 
 
-@pytest.fixture
-def second_connection(database_url: str) -> Iterator[sa.Connection]:
-    """A connection of the owner on an engine of its own: it sees what was committed, and nothing else."""
+@pytest.fixture(scope="session")
+def owner_engine(database_url: str) -> Iterator[sa.Engine]:
+    """The owner's engine, without a pool: each connection is a new one."""
     engine = sa.create_engine(database_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        yield connection
+    yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def second_connection(owner_engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A connection of the owner, past the spine: it sees what was committed, and nothing else."""
+    with owner_engine.connect() as connection:
+        yield connection

@@ -16,7 +16,7 @@ from app.api.deps import Doorkeeper
 from app.api.errors import HttpRefusal
 from app.api.exchange import exchange_of
 from app.api.metrics import http_metrics
-from app.api.middleware import IdentityMiddleware, ObservationMiddleware, RefusalMiddleware
+from app.api.middleware import RequestMiddleware
 from app.api.openapi import build_document
 from app.api.operation_table import OperationTable
 from app.api.rate_limits import RateLimiter
@@ -39,6 +39,7 @@ def build_application(
     settings = spine.services.settings
     limiter = RateLimiter(clock=spine.services.clock, metrics=metrics, redis_url=settings.redis_url)
     door = Doorkeeper(spine, limiter=limiter, metrics=metrics)
+    table = OperationTable(routes, spine=spine, door=door, pool=pool)
 
     async def refuse(request: Request, error: Exception) -> Response:
         # The framework's own refusals (no such path, wrong method) become problems like all others.
@@ -64,17 +65,12 @@ def build_application(
         lifespan=lifespan,
         exception_handlers={HTTPException: refuse},
         middleware=[
-            Middleware(IdentityMiddleware),
-            Middleware(ObservationMiddleware, metrics=metrics, slow_seconds=settings.slow_request_ms / 1000),
-            Middleware(RefusalMiddleware),
+            Middleware(RequestMiddleware, metrics=metrics, slow_seconds=settings.slow_request_ms / 1000),
+            # Before the framework's own routing: nearly every request is for an operation.
+            Middleware(table.before),
         ],
     )
-    application.router.routes[:0] = [
-        # First, because nearly every request is for it; it leaves paths that it does not know to the others.
-        OperationTable(routes, spine=spine, door=door, pool=pool),
-        *health_routes(spine),
-        _document_route(routes, spine.registry),
-    ]
+    application.router.routes[:0] = [*health_routes(spine), _document_route(routes, spine.registry)]
     return application
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, Final
 
 from pydantic import BaseModel
 
 from app.api.answers import Answer
-from app.api.arguments import arguments_of, invalid_query, read_query
+from app.api.arguments import Argument, arguments_of, invalid_query, read_query
 from app.api.bodies import read_json_object
 from app.api.body_faults import document_refusal
 from app.api.deps import Doorkeeper, operator_context, read_run_id, tenant_context
@@ -53,13 +53,21 @@ class Endpoint:
         self._door = door
         self.takes_body = route.method in BODY_METHODS
         self.max_body_bytes = _body_limit(route, spine)
-        schema = _input_schema(operation.input)
-        names = tuple(schema.get("properties", {}))
+        names = tuple(field.alias or name for name, field in operation.input.model_fields.items())
         self.query_names = query_names(route, names)
-        self._path = arguments_of(schema, route.path_parameters)
-        self._query = arguments_of(schema, self.query_names)
+        if unknown := {*route.path_parameters, *self.query_names}.difference(names):
+            raise RuntimeError(f"{operation.name} takes no {', '.join(sorted(unknown))}")
         self._has_media_type = "media_type" in names
         self._writes = operation.mode == "write"
+
+    # The schema of an input takes a millisecond to make, so each route makes it with its first request.
+    @cached_property
+    def _path(self) -> dict[str, Argument]:
+        return arguments_of(_input_schema(self.operation.input), self.route.path_parameters)
+
+    @cached_property
+    def _query(self) -> dict[str, Argument]:
+        return arguments_of(_input_schema(self.operation.input), self.query_names)
 
     def admit(self, call: Call) -> None:
         """Prove the caller and charge its quotas, once per request."""

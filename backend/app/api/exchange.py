@@ -58,14 +58,15 @@ class Exchange:
     answer_headers: list[tuple[str, str]] = field(default_factory=list)
     shape_refusal: Callable[[Exchange, Answer], Answer] | None = None
 
-    def identity_headers(self) -> list[tuple[str, str]]:
+    def identity_headers(self) -> list[tuple[bytes, bytes]]:
         """Return the headers that every answer carries: the accepted identities, echoed."""
-        lines = [("x-request-id", self.request_id)]
+        lines = [(b"x-request-id", self.request_id.encode())]
         if self.run_id is not None:
-            lines.append(("x-run-id", self.run_id))
+            lines.append((b"x-run-id", self.run_id.encode()))
         if self.traceparent is not None:
-            lines.append(("traceparent", self.traceparent))
-        return [*lines, *self.answer_headers]
+            lines.append((b"traceparent", self.traceparent.encode("latin-1")))
+        lines.extend((name.encode(), value.encode("latin-1")) for name, value in self.answer_headers)
+        return lines
 
 
 def exchange_of(scope: Scope) -> Exchange:

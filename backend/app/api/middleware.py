@@ -10,7 +10,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import ClientGoneError, HttpRefusal, internal_problem, problem_of, refusal_problem
-from app.api.exchange import SCOPE_KEY, Exchange, Headers, exchange_of
+from app.api.exchange import SCOPE_KEY, Exchange, Headers
 from app.api.metrics import HttpMetrics
 from app.kernel.errors import HocError
 from app.kernel.ids import ID_PATTERN, Uuid7Ids
@@ -29,11 +29,13 @@ _QUIET: Final = frozenset(("/healthz", "/readyz", "/metrics"))
 _log = structlog.get_logger("hoc.http")
 
 
-class IdentityMiddleware:
-    """Name the request (given or made id, run, trace) and echo the names on whatever answer leaves."""
+class RequestMiddleware:
+    """Name each request, count, time and log it, and turn refusals and bugs from below into problems."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: HttpMetrics, slow_seconds: float) -> None:
         self.app = app
+        self.metrics = metrics
+        self.slow_seconds = slow_seconds
         # Request ids are HTTP's own, apart from the ids that operations give to what they make.
         self.ids = Uuid7Ids()
 
@@ -42,25 +44,52 @@ class IdentityMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = self._exchange(scope)
-        scope[SCOPE_KEY] = exchange
+        exchange = scope[SCOPE_KEY] = self._exchange(scope)
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=exchange.request_id)
+        self.metrics.in_progress.inc()
+        try:
+            await self._serve(exchange, scope, receive, send)
+        finally:
+            self.metrics.in_progress.dec()
+            self._record(exchange)
 
+    async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                lines = (
-                    (name.encode(), value.encode("latin-1")) for name, value in exchange.identity_headers()
-                )
-                message["headers"] = [*message.get("headers", ()), *lines]
+                message["headers"] = [*message.get("headers", ()), *exchange.identity_headers()]
             try:
                 await send(message)
             except (OSError, RuntimeError) as error:
                 # The servers differ in how they say that the connection is closed.
                 raise ClientGoneError from error
 
-        await self.app(scope, receive, send_named)
+        try:
+            _check_head(scope)
+            await self.app(scope, receive, send_named)
+            return
+        except ClientGoneError as gone:
+            exchange.status, exchange.code = CLIENT_GONE_STATUS, "CLIENT_GONE"
+            _log.info("client_gone", route=exchange.route, cause=str(gone.__cause__ or "within its body"))
+            return
+        except HttpRefusal as refusal:
+            answer = refusal_problem(refusal, request_id=exchange.request_id, instance=exchange.instance)
+        except HocError as error:
+            answer = problem_of(error, request_id=exchange.request_id, instance=exchange.instance)
+        except Exception:
+            _log.exception("unhandled_exception", route=exchange.route, method=exchange.method)
+            if exchange.status:
+                # Half an answer is out; only a broken connection tells the client so.
+                raise
+            answer = internal_problem(request_id=exchange.request_id, instance=exchange.instance)
+        exchange.code = answer.code
+        if exchange.shape_refusal is not None:
+            answer = exchange.shape_refusal(exchange, answer)
+        try:
+            await answer.send(send_named, head=exchange.method == "HEAD")
+        except ClientGoneError:
+            exchange.status = CLIENT_GONE_STATUS
 
     def _exchange(self, scope: Scope) -> Exchange:
         headers = Headers(scope["headers"])
@@ -78,28 +107,6 @@ class IdentityMiddleware:
             traceparent=traceparent if traceparent is not None and _is_traceparent(traceparent) else None,
             run_id=run_id if run_id is not None and is_id(run_id) else None,
         )
-
-
-class ObservationMiddleware:
-    """Count and time every request by route template, and log it; slow ones as a warning."""
-
-    def __init__(self, app: ASGIApp, *, metrics: HttpMetrics, slow_seconds: float) -> None:
-        self.app = app
-        self.metrics = metrics
-        self.slow_seconds = slow_seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection and record how it went."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        exchange = exchange_of(scope)
-        self.metrics.in_progress.inc()
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            self.metrics.in_progress.dec()
-            self._record(exchange)
 
     def _record(self, exchange: Exchange) -> None:
         seconds = perf_counter() - exchange.started
@@ -122,52 +129,6 @@ class ObservationMiddleware:
             tenant_id=exchange.tenant_id,
             key_id=exchange.key_id,
         )
-
-
-class RefusalMiddleware:
-    """Turn refusals and bugs from below into problem answers; refuse heads that are too large."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection; no exception passes upwards while an answer can still be given."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        exchange = exchange_of(scope)
-        started = False
-
-        async def send_noting(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            _check_head(scope)
-            await self.app(scope, receive, send_noting)
-            return
-        except ClientGoneError as gone:
-            exchange.status, exchange.code = CLIENT_GONE_STATUS, "CLIENT_GONE"
-            _log.info("client_gone", route=exchange.route, cause=str(gone.__cause__ or "within its body"))
-            return
-        except HttpRefusal as refusal:
-            answer = refusal_problem(refusal, request_id=exchange.request_id, instance=exchange.instance)
-        except HocError as error:
-            answer = problem_of(error, request_id=exchange.request_id, instance=exchange.instance)
-        except Exception:
-            _log.exception("unhandled_exception", route=exchange.route, method=exchange.method)
-            if started:
-                # Half an answer is out; only a broken connection tells the client so.
-                raise
-            answer = internal_problem(request_id=exchange.request_id, instance=exchange.instance)
-        exchange.code = answer.code
-        if exchange.shape_refusal is not None:
-            answer = exchange.shape_refusal(exchange, answer)
-        try:
-            await answer.send(send, head=exchange.method == "HEAD")
-        except ClientGoneError:
-            exchange.status = CLIENT_GONE_STATUS
 
 
 def is_id(text: str) -> bool:

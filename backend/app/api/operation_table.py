@@ -1,4 +1,4 @@
-"""L2 HTTP: all operation routes as one Starlette route: find path and method, then serve in the pool."""
+"""L2 HTTP: all operation routes in one table: find path and method, then serve in the pool."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from starlette.routing import BaseRoute, Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api.answers import Answer
 from app.api.bodies import declared_length, read_body, spool_body
@@ -39,7 +38,7 @@ class _Path:
         return ", ".join(sorted(methods | ({"HEAD"} if "GET" in methods else set())))
 
 
-class OperationTable(BaseRoute):
+class OperationTable:
     """Serve all operation routes; RuntimeError at start-up for a route that does not fit its operation."""
 
     def __init__(
@@ -58,17 +57,22 @@ class OperationTable(BaseRoute):
         for path in by_shape.values():
             self._paths.put(path.template, path)
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Claim every HTTP path that has a route, whatever the method."""
-        if scope["type"] != "http":
-            return Match.NONE, {}
-        found = self._paths.find(scope["path"])
-        return (Match.NONE, {}) if found is None else (Match.FULL, {"hoc.path": found})
+    def before(self, app: ASGIApp) -> ASGIApp:
+        """Return an application that serves every path of the table, and leaves all others to `app`."""
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+            found = self._paths.find(scope["path"]) if scope["type"] == "http" else None
+            if found is None:
+                await app(scope, receive, send)
+            else:
+                await self._serve(*found, scope, receive, send)
+
+        return serve
+
+    async def _serve(
+        self, path: _Path, values: tuple[str, ...], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         exchange = exchange_of(scope)
-        path, values = scope["hoc.path"]
         exchange.route = path.template
         head = scope["method"] == "HEAD"
         endpoint = path.endpoints.get("GET" if head else scope["method"])

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address, ip_network
 from math import ceil
 from time import monotonic
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import structlog
-from limits.errors import StorageError
-from limits.storage import RedisStorage
 
 from app.api.metrics import HttpMetrics
 from app.kernel.clock import Clock
 from app.kernel.errors import ErrorKind, HocError
+
+if TYPE_CHECKING:
+    from limits.storage import RedisStorage
 
 WINDOW_SECONDS: Final = 60
 REDIS_TIMEOUT_SECONDS: Final = 0.25
@@ -115,6 +116,8 @@ class RateLimiter:
         if self._redis is None:
             return self._memory.incr(key, WINDOW_SECONDS)
         if monotonic() >= self._redis_pause_until:
+            from limits.errors import StorageError
+
             try:
                 return int(self._redis.incr(f"hoc/{key}", 2 * WINDOW_SECONDS))
             except (StorageError, OSError) as error:
@@ -146,6 +149,9 @@ def _lines(quotas: Sequence[Quota], left: Sequence[tuple[Quota, int]], reset: in
 
 
 def _redis_storage(url: str) -> RedisStorage:
+    # Loaded by whoever has one, as are its errors.
+    from limits.storage import RedisStorage
+
     return RedisStorage(
         url,
         wrap_exceptions=True,

@@ -7,14 +7,12 @@ from typing import Annotated, Any
 
 import sqlalchemy as sa
 import typer
-import uvicorn
 
 from app.cli.database import read_settings, require_schema, trouble_of, upgrade_database
 from app.cli.options import AsJson
 from app.cli.output import fail, show
 from app.cli.session import Session, all_tenants
 from app.db.migrations import head_revision
-from app.demo import DemoError, play
 
 group = typer.Typer()
 
@@ -33,6 +31,9 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
 ) -> None:
     """Serve HTTP and run the background jobs; refuse a database that is not at the newest schema."""
+    # Each command loads what it alone needs.
+    import uvicorn
+
     require_schema(read_settings())
     with ExitStack() as stack:
         if workers > 1 and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
@@ -61,6 +62,8 @@ def serve(
 @group.command()
 def demo() -> None:
     """Migrate, serve, play one governed run over the project's documents, and verify its proof offline."""
+    from app.demo import DemoError, play
+
     settings = read_settings()
     upgrade_database(settings)
     try:

@@ -1,15 +1,18 @@
 """L2: `hoc log`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from app.cli.database import read_settings
-from app.cli.options import AsJson
+from app.cli.options import AsJson, ReasonOption, TenantId
 from app.cli.output import fail, show
-from app.cli.session import Session, operate
-from app.hoc_spine.coordinators.log_files import write_new_key
-from app.hoc_spine.sequencer import LogSequencer, sequence_until_stopped
+from app.cli.session import OPERATOR, Session, operate
+from app.hoc_spine.coordinators.log_files import LogFiles, write_new_key
+from app.hoc_spine.key_rotation import KeyRotation
+from app.hoc_spine.sequencer import SYSTEM_TENANT, LogSequencer, sequence_until_stopped
+from app.kernel.errors import HocError
 
 group = typer.Typer(help="The Merkle logs of the tenants.", no_args_is_help=True)
 
@@ -58,3 +61,39 @@ def make_log_key(
     except OSError as error:
         fail(f"KEY_FILE_FAILED: {error.strerror}")
     show({"file": str(file)}, as_json=as_json)
+
+
+@group.command("new-epoch")
+def open_log_epoch(tenant_id: TenantId, reason: ReasonOption, as_json: AsJson = False) -> None:
+    """Close a tenant's log and begin its next epoch, after a restore that lost signed entries."""
+    with Session() as session:
+        files: LogFiles = session.spine.services.caches["log_files"]
+        status = session.call("log.status", {}, tenant_id=tenant_id)
+        # The directory has each checkpoint before the database, and no restore sets it back.
+        payload = {"reason": reason, "old_checkpoint": files.latest(tenant_id, status.epoch)}
+        opened = session.dispatch("ops.log.open_epoch", payload, tenant_id=tenant_id)
+        if tenant_id != SYSTEM_TENANT:
+            said = {name: opened[name] for name in ("old_origin", "old_checkpoint")}
+            note = {**said, "new_origin": opened["origin"], "reason": reason}
+            session.call("log.note_epoch", note, tenant_id=SYSTEM_TENANT)
+    show(opened, as_json=as_json)
+
+
+@group.command("rotate-key")
+def rotate_log_key(
+    new: Annotated[Path, typer.Argument(help="The new key, a PEM file such as `hoc log keygen` makes.")],
+    reason: ReasonOption,
+    compromised: Annotated[
+        bool, typer.Option("--compromised", help="The old key must not sign once more beside the new one.")
+    ] = False,
+    wait_seconds: Annotated[float, typer.Option(min=0, help="How long to wait for signatures.")] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Let another key sign all logs: record it in each of them, sign that, and put it in HOC_LOG_KEY_FILE."""
+    with Session() as session:
+        rotation = KeyRotation(session.spine, actor=OPERATOR, wait_seconds=wait_seconds)
+        try:
+            done = rotation.rotate(new, reason=reason, compromised=compromised)
+        except HocError as error:
+            fail(f"{error.code}: {error.detail}")
+    show({"logs": done.logs, "halted": list(done.halted)}, as_json=as_json)

@@ -2,7 +2,21 @@
 
 import typer
 
-from app.cli import host, keys, log, log_checks, maintenance, outbox, proof, repository, snapshot, tenants
+from app.cli import (
+    cosign,
+    erase,
+    hold,
+    host,
+    keys,
+    log,
+    log_checks,
+    maintenance,
+    outbox,
+    proof,
+    repository,
+    snapshot,
+    tenants,
+)
 
 cli = typer.Typer(
     help="HOC Spine: governed, provable AI runs.",
@@ -15,7 +29,10 @@ cli.add_typer(host.group)
 cli.add_typer(proof.group)
 cli.add_typer(tenants.group, name="tenants")
 cli.add_typer(keys.group, name="keys")
+cli.add_typer(erase.group, name="erase")
+cli.add_typer(hold.group, name="hold")
 cli.add_typer(maintenance.group, name="maintenance")
+log.group.command("cosign")(cosign.cosign_log)
 log.group.command("export")(proof.export_log)
 log.group.command("verify")(log_checks.verify_logs)
 log.group.command("fsck")(log_checks.check_logs)
@@ -24,8 +41,3 @@ cli.add_typer(log.group, name="log")
 cli.add_typer(outbox.group, name="outbox")
 cli.add_typer(repository.group, name="repository")
 cli.add_typer(snapshot.group, name="snapshot")
-
-
-def main() -> None:
-    """Entry of the console script."""
-    cli()

@@ -5,17 +5,19 @@ from typing import Any, Self
 
 import orjson
 import typer
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from app.bootstrap import build_spine
 from app.cli.database import read_settings, require_schema
 from app.cli.output import fail, show, show_list
+from app.hoc_spine.operation_registry import OperationResult
 from app.hoc_spine.spine import Spine
 from app.kernel.context import Actor, RequestContext
 from app.kernel.errors import HocError
 from app.kernel.ids import Uuid7Ids
 
 Payload = Mapping[str, Any]
+Given = Payload | BaseModel
 OPERATOR = Actor("HUMAN", "operator")
 
 
@@ -33,21 +35,25 @@ class Session:
     def __exit__(self, *_exc: object) -> None:
         self.spine.close()
 
-    def dispatch(self, name: str, payload: Payload, *, tenant_id: str | None = None) -> dict[str, Any]:
+    def dispatch(self, name: str, payload: Given, *, tenant_id: str | None = None) -> dict[str, Any]:
         """Dispatch as the operator, or inside a tenant as the trusted host, and return JSON members."""
         data = self.call(name, payload, tenant_id=tenant_id)
         return dict(orjson.loads(TypeAdapter(self.spine.registry.get(name).output).dump_json(data)))
 
-    def call(self, name: str, payload: Payload, *, tenant_id: str | None = None) -> Any:
-        """Dispatch and return the answer as it is; a refusal ends the program."""
+    def attempt(self, name: str, payload: Given, *, tenant_id: str | None = None) -> OperationResult:
+        """Dispatch and return the result, refused or not."""
         context = RequestContext(
             tenant_id=tenant_id or "_system",
             actor=OPERATOR,
             request_id=Uuid7Ids().new("req"),
             door="worker" if tenant_id else "operator",
         )
+        return self.spine.dispatch(name, context, payload)
+
+    def call(self, name: str, payload: Given, *, tenant_id: str | None = None) -> Any:
+        """Dispatch and return the answer as it is; a refusal ends the program."""
         try:
-            return self.spine.dispatch(name, context, payload).unwrap()
+            return self.attempt(name, payload, tenant_id=tenant_id).unwrap()
         except HocError as error:
             for item in error.errors:
                 typer.echo(f"  {item.get('field', '')}: {item.get('detail', '')}", err=True)

@@ -6,7 +6,7 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache
 from typing import Annotated, Any, Final
 
 import httpcore
@@ -63,12 +63,7 @@ class HttpConnector:
         self._hosts = hosts
         self._credentials = credentials
         self._guard = guard or CallGuard()
-        self._given_trust = trust
-
-    @cached_property
-    def _trust(self) -> ssl.SSLContext:
-        # Made at the first call: reading the system's certificates takes a while.
-        return self._given_trust or ssl.create_default_context()
+        self._trust = trust
 
     def check(self, *, action: str, payload: Mapping[str, Any], config: Config) -> None:
         """Raise ConnectorRefusedError for an unknown action, an unfit payload, an unknown endpoint."""
@@ -171,10 +166,11 @@ class HttpConnector:
             scheme=place.scheme, host=place.host.encode(), port=place.port, target=request.target
         )
         backend = CheckedBackend(self._hosts, deadline)
+        trust = self._trust or _system_trust()
         # One line for one call: nothing of it is left for the next one.
         with (
             _failures(deadline),
-            httpcore.ConnectionPool(ssl_context=self._trust, network_backend=backend, retries=0) as pool,
+            httpcore.ConnectionPool(ssl_context=trust, network_backend=backend, retries=0) as pool,
             pool.stream(request.method, url, headers=headers, content=request.body) as response,
         ):
             yield response
@@ -235,6 +231,12 @@ def _items(body: bytes, pointer: str) -> list[Mapping[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
         raise invalid("the items are no list of objects")
     return found
+
+
+@cache
+def _system_trust() -> ssl.SSLContext:
+    # Reading the system's certificates takes a while: at the first call, and once.
+    return ssl.create_default_context()
 
 
 def _read(

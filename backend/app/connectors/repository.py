@@ -49,12 +49,11 @@ class ListPayload(Input):
 class RepositoryReads:
     """The reads behind the connector, handed in by the spine: it joins two slices that never meet.
 
-    find_documents, read_hits, read_documents and list_documents are of the plane's search; query_tokens is
+    find_documents, read_documents and list_documents are of the plane's search; query_tokens is
     the repository's tokenizer, list_live its look-up of which artifacts are neither deleted nor redacted.
     """
 
     find_documents: Callable[..., Any]
-    read_hits: Callable[..., list[dict[str, Any]]]
     read_documents: Callable[..., tuple[list[dict[str, Any]], set[str], bool]]
     list_documents: Callable[..., list[dict[str, Any]]]
     query_tokens: Callable[[str], list[str]]
@@ -134,21 +133,20 @@ class RepositoryConnector:
         return tokens
 
     def _search(self, access: _Access, payload: SearchPayload, caps: Caps) -> ConnectorResult:
-        ranking = self._reads.find_documents(
+        # One more than the cap tells that there are more.
+        found = self._reads.find_documents(
             access.connection,
             **access.keys(),
             wanted=self._tokens(payload),
             match_all=payload.match == "all",
-            limit=payload.limit,
+            limit=min(payload.limit, caps.max_documents + 1),
         )
-        hits = ranking.hits[: caps.max_documents]
-        rows = self._reads.read_hits(access.connection, **access.keys(), hits=hits)
-        live = self._live(access, rows)
-        documents, dropped = within_caps([_document(row) for row in rows if row["artifact_id"] in live], caps)
+        hits = found.documents[: caps.max_documents]
+        documents, dropped = within_caps([_document(row) for row in hits if row["live"]], caps)
         return ConnectorResult(
             documents,
-            truncated=dropped or len(hits) < len(ranking.hits),
-            candidates_capped=ranking.capped,
+            truncated=dropped or len(hits) < len(found.documents),
+            candidates_capped=found.capped,
         )
 
     def _retrieve(self, access: _Access, payload: RetrievePayload, caps: Caps) -> ConnectorResult:

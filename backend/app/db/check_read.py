@@ -13,28 +13,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from app.db.batch_read import RUN, join_standing, parts_of, standing_columns
 from app.db.connection import Dialect, DriverConnection, Row
 from app.db.hot import HotStatement
 from app.db.metadata import metadata
 from app.kernel.canonical_json import dumps, loads
 
-_RUN = (
-    "run_id",
-    "agent_id",
-    "project_id",
-    "actor_type",
-    "origin_system_id",
-    "labels",
-    "policy_snapshot_id",
-    "status",
-    "attempt",
-    "is_synthetic",
-    "started_at",
-)
 _TRACE = ("trace_id", "step_count", "input_tokens", "output_tokens", "cost_micro", "started_at")
-_TENANT = ("plan", "allow_self_approval")
-_STATE = ("policy_version", "live_epoch")
-_SYSTEM = ("kill_engaged", "degraded")
 _EARLIER = ("decision_id", "inputs_digest", "decision_outcome", "details", "decided_at")
 
 
@@ -68,44 +53,28 @@ def _statement(*, counting: bool) -> HotStatement:
 
 def _select(dialect_name: Dialect, *, counting: bool) -> sa.Select[Any]:
     tables = metadata.tables
-    runs, traces, tenants = tables["runs"], tables["aos_traces"], tables["tenants"]
-    state, system, keys = tables["tenant_state"], tables["system_state"], tables["api_keys"]
-    decisions = tables["decision_records"]
+    runs, traces, decisions = tables["runs"], tables["aos_traces"], tables["decision_records"]
     columns = (
-        *(runs.c[name].label(f"run_{name}") for name in _RUN),
+        *(runs.c[name].label(f"run_{name}") for name in RUN),
         *(traces.c[name].label(f"trace_{name}") for name in _TRACE),
-        *(tenants.c[name].label(f"standing_{name}") for name in _TENANT),
-        *(state.c[name].label(f"standing_{name}") for name in _STATE),
-        *(system.c[name].label(f"standing_{name}") for name in _SYSTEM),
-        tenants.c.status.label("standing_tenant_status"),
-        state.c.frozen.label("standing_tenant_frozen"),
-        keys.c.status.label("standing_key_status"),
-        keys.c.expires_at.label("standing_key_expires_at"),
+        *standing_columns(),
         *(decisions.c[name].label(f"earlier_{name}") for name in _EARLIER),
     )
     if counting:
         sums = sa.text(_COUNTERS[dialect_name]).columns(sums=sa.Text).scalar_subquery()
         columns = (*columns, sums.label("counters_json"))
     tenant: sa.BindParameter[str] = sa.bindparam("tenant")
-    joined = (
-        runs.join(
-            traces,
-            sa.and_(
-                traces.c.tenant_id == tenant,
-                traces.c.run_id == runs.c.run_id,
-                traces.c.attempt == runs.c.attempt,
-            ),
-        )
-        .join(tenants, tenants.c.tenant_id == tenant)
-        .join(state, state.c.tenant_id == tenant)
-        .join(system, sa.true())
-        .outerjoin(keys, sa.and_(keys.c.tenant_id == tenant, keys.c.key_id == sa.bindparam("key")))
-        .outerjoin(
-            decisions,
-            sa.and_(
-                decisions.c.tenant_id == tenant, decisions.c.idempotency_key == sa.bindparam("idempotency")
-            ),
-        )
+    held = runs.join(
+        traces,
+        sa.and_(
+            traces.c.tenant_id == tenant,
+            traces.c.run_id == runs.c.run_id,
+            traces.c.attempt == runs.c.attempt,
+        ),
+    )
+    joined = join_standing(held, tenant).outerjoin(
+        decisions,
+        sa.and_(decisions.c.tenant_id == tenant, decisions.c.idempotency_key == sa.bindparam("idempotency")),
     )
     # FOR NO KEY UPDATE: rows that merely refer to the run do not wait for it.
     return (
@@ -135,10 +104,7 @@ def lock_check(
     rows = connection.hot(_statement(counting=bool(counters)), given)
     if not rows:
         return None
-    parts: dict[str, dict[str, Any]] = {"run": {}, "trace": {}, "standing": {}, "earlier": {}, "counters": {}}
-    for name, value in rows[0].items():
-        part, _, member = name.partition("_")
-        parts[part][member] = value
+    parts = parts_of(rows[0], "run", "trace", "standing", "earlier", "counters")
     return CheckFacts(
         parts["run"],
         parts["trace"],

@@ -13,8 +13,11 @@ import sqlalchemy as sa
 from psycopg.pq import ExecStatus, TransactionStatus
 from sqlalchemy.pool import ConnectionPoolEntry, NullPool, StaticPool
 
+from app.db.dialect import ORDERS_BYTEWISE
 from app.db.hot import forget_prepared
 
+# The product has more statements than the 500 that SQLAlchemy keeps compiled unless told otherwise.
+_STATEMENTS = 2000
 _SQLITE_PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     # Durable before acknowledged, across a power failure too.
@@ -79,6 +82,7 @@ def make_engine(url: str, *, pool_size: int = 8, busy_timeout_ms: int = 5000) ->
     engine = sa.create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         isolation_level="AUTOCOMMIT",
+        query_cache_size=_STATEMENTS,
         # The spine ends every transaction that it begins; `_reset` looks after what nobody ended.
         skip_autocommit_rollback=True,
         # Parameters are the tenants' data; an error text goes to the log.
@@ -95,6 +99,15 @@ def make_engine(url: str, *, pool_size: int = 8, busy_timeout_ms: int = 5000) ->
         },
         json_serializer=lambda value: orjson.dumps(value).decode(),
     )
+
+    @sa.event.listens_for(engine, "first_connect")
+    def _look_at_order(connection: psycopg.Connection[Any], _record: object) -> None:
+        # By libpq: the driver would begin a transaction, in which SQLAlchemy cannot make it ready.
+        result = connection.pgconn.exec_(
+            b"SELECT datcollate IN ('C', 'POSIX') AND datlocprovider = 'c' FROM pg_database"
+            b" WHERE datname = current_database()"
+        )
+        setattr(engine.dialect, ORDERS_BYTEWISE, result.get_value(0, 0) == b"t")
 
     @sa.event.listens_for(engine, "reset")
     def _reset(connection: psycopg.Connection[Any], record: ConnectionPoolEntry, _state: object) -> None:
@@ -117,6 +130,7 @@ def _sqlite_engine(url: sa.URL, *, pool_size: int, busy_timeout_ms: int) -> sa.E
     engine = sa.create_engine(
         url.set(drivername="sqlite+pysqlite"),
         isolation_level="AUTOCOMMIT",
+        query_cache_size=_STATEMENTS,
         hide_parameters=True,
         connect_args={"check_same_thread": False, "timeout": busy_timeout_ms / 1000},
         **pool,

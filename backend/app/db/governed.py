@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cached_property
 from typing import Any, Literal
 
 import sqlalchemy as sa
 
 from app.db.types import Timestamp
-from app.kernel.canonical_json import RawJson, dumps, dumps_object, loads
+from app.kernel.canonical_json import RawJson, dumps, dumps_object, is_text_of, loads
 from app.kernel.clock import format_time
+from app.kernel.clock import is_text_of as is_text_of_time
 from app.kernel.hashing import sha256_hex
 
 Mode = Literal["APPEND", "HEAD", "EVENTED", "AUDITED", "CHAINED"]
@@ -22,7 +23,7 @@ PROTECTED_SET = ("protected_salt", "erased_fact_id")
 _AS_THEY_ARE = frozenset((str, int, bool, type(None)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Governed:
     """How one table's rows enter the log."""
 
@@ -43,25 +44,38 @@ class Governed:
         """The member set of a type's body: its own list, or the hashed columns, and what joins them."""
         return (*self.bodies.get(type_name, self.hashed), *self.joined.get(type_name, ()))
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, ...]:
         """The primary key without tenant_id."""
         return tuple(column.name for column in self.table.primary_key if column.name != "tenant_id")
 
-    @property
+    @cached_property
     def hashed(self) -> tuple[str, ...]:
         """Every column that stands in the statement body under its own name."""
-        return _hashed_columns(self.table, (*self.protected, *self.unhashed))
+        out = STANDING.union(PROTECTED_SET, self.protected, self.unhashed)
+        return tuple(column.name for column in self.table.columns if column.name not in out)
 
+    @cached_property
+    def hashed_names(self) -> frozenset[str]:
+        """The hashed columns as a set."""
+        return frozenset(self.hashed)
 
-@cache
-def _hashed_columns(table: sa.Table, left_out: tuple[str, ...]) -> tuple[str, ...]:
-    out = STANDING.union(PROTECTED_SET, left_out)
-    return tuple(column.name for column in table.columns if column.name not in out)
+    @cached_property
+    def compared(self) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+        """The hashed columns that stand in statements as they are, those that hold times, and the others."""
+        rest = tuple(name for name in self.hashed if name in self.json or name in self.digests)
+        times = tuple(
+            name
+            for name in self.hashed
+            if name not in rest and isinstance(self.table.c[name].type, Timestamp)
+        )
+        return tuple(name for name in self.hashed if name not in (*rest, *times)), times, rest
 
 
 GOVERNED: dict[str, Governed] = {}
 FACT_TABLES: dict[str, Governed] = {}
+# Facts without a row (mode LOG): the members of their bodies, by type.
+LOG_FACTS: dict[str, tuple[str, ...]] = {}
 EXEMPT: dict[str, str] = {}
 
 
@@ -107,6 +121,11 @@ def govern(
         FACT_TABLES[name] = entry
 
 
+def log_fact(type_name: str, members: tuple[str, ...]) -> None:
+    """Register a type of facts without a row (mode LOG) and the members of its body."""
+    LOG_FACTS[type_name] = members
+
+
 def _singular(name: str) -> str:
     return f"{name[:-3]}y" if name.endswith("ies") else name.removesuffix("s")
 
@@ -124,6 +143,19 @@ def body_of(entry: Governed, row: Mapping[str, Any]) -> dict[str, Any]:
 def key_of(entry: Governed, row: Mapping[str, Any]) -> list[Any]:
     """Return the primary key values without tenant_id."""
     return [_plain(entry.table.c[name], row[name]) for name in entry.key]
+
+
+def ref_key_of(entry: Governed) -> sa.ColumnElement[str]:
+    """Return the text of a row's key as its leaves have it; ids are of characters that JSON leaves alone."""
+    parts: list[sa.ColumnElement[Any]] = []
+    for name in entry.key:
+        column = entry.table.c[name]
+        text = sa.cast(column, sa.Text)
+        parts.append(text if isinstance(column.type, sa.Integer) else '"' + text + '"')
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole + "," + part
+    return "[" + whole + "]"
 
 
 def row_image(table: sa.Table | str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,13 +206,28 @@ def difference(entry: Governed, row: Mapping[str, Any], name: str, stated: Any) 
     ):
         return bool(value != stated)
     try:
+        if name in entry.json and name not in entry.digests and isinstance(value, str):
+            return not is_text_of(value, stated)
         held = _hashed_form(entry, name, value)
-        if isinstance(held, RawJson):
-            return dumps(stated) != held
     except (TypeError, ValueError):
         return True
     # In Python True equals 1; in a statement they are two values.
     return type(held) is not type(stated) or bool(held != stated)
+
+
+def differences(entry: Governed, row: Mapping[str, Any], body: Mapping[str, Any]) -> list[str]:
+    """Return the hashed columns of a row that are not as a statement's body says, which names all of them."""
+    exact, times, rest = entry.compared
+    held, said = [row[name] for name in exact], [body[name] for name in exact]
+    # In Python True equals 1; in a statement they are two values.
+    alike = held == said and list(map(type, held)) == list(map(type, said))
+    if not (alike and all(_is_time(row[name], body[name]) for name in times)):
+        rest = entry.hashed
+    return [name for name in rest if difference(entry, row, name, body[name])]
+
+
+def _is_time(value: Any, stated: Any) -> bool:
+    return stated is None if value is None else is_text_of_time(stated, value)
 
 
 def column_default(entry: Governed, name: str) -> Any:
@@ -202,7 +249,8 @@ def statement_text(members: Mapping[str, Any], body: Mapping[str, Any]) -> str:
 
 def statement_types() -> dict[str, list[str]]:
     """Return the body member set of every registered fact type, for the committed register."""
-    return {name: sorted(entry.members(name)) for name, entry in sorted(FACT_TABLES.items())}
+    of_rows = {name: entry.members(name) for name, entry in FACT_TABLES.items()}
+    return {name: sorted(members) for name, members in sorted((of_rows | LOG_FACTS).items())}
 
 
 def statement_types_text() -> str:

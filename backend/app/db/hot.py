@@ -144,4 +144,6 @@ def _decoder(column_type: Any) -> Decode:
         return lambda raw: raw == b"t"
     if isinstance(column_type, sa.Integer):
         return int
+    if isinstance(column_type, sa.Numeric | sa.LargeBinary):
+        raise TypeError(f"a hot statement cannot read {column_type}")
     return lambda raw: raw.decode()

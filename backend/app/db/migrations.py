@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 
-from alembic import command
 from app.db.catalogue import metadata
 from app.db.engine import make_migration_engine
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 BACKEND = Path(__file__).resolve().parents[2]
+VERSIONS = BACKEND / "alembic" / "versions"
 MEND = "Run `hoc migrate`."
 ELSEWHERE = "Name an empty one in HOC_DATABASE_URL and run `hoc migrate`."
 
@@ -28,6 +31,9 @@ class SchemaError(RuntimeError):
 
 def alembic_config(url: str) -> Config:
     """Return the Alembic configuration for a database."""
+    # Alembic is loaded by whoever migrates: every start looks at the schema, few change it.
+    from alembic.config import Config
+
     config = Config(str(BACKEND / "alembic.ini"))
     config.attributes["url"] = url
     return config
@@ -35,17 +41,27 @@ def alembic_config(url: str) -> Config:
 
 def upgrade(url: str, revision: str = "head") -> None:
     """Migrate a database up to a revision; a second run does nothing."""
+    from alembic import command
+
     command.upgrade(alembic_config(url), revision)
 
 
 def downgrade(url: str, revision: str) -> None:
     """Migrate a database down to a revision."""
+    from alembic import command
+
     command.downgrade(alembic_config(url), revision)
 
 
 def head_revision() -> str:
     """Return the chain's one head."""
-    return str(ScriptDirectory.from_config(Config(str(BACKEND / "alembic.ini"))).get_current_head())
+    return _chain()[-1]
+
+
+@cache
+def _chain() -> tuple[str, ...]:
+    # The chain is linear, and a file is named by its revision (`file_template` in alembic.ini).
+    return tuple(sorted(file.name.partition("_")[0] for file in VERSIONS.glob("[0-9]*.py")))
 
 
 def check_schema(url: str) -> None:
@@ -84,9 +100,7 @@ def _check(connection: sa.Connection) -> None:
     stamped = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all()
     head = head_revision()
     if list(stamped) != [head]:
-        script = ScriptDirectory.from_config(Config(str(BACKEND / "alembic.ini")))
-        known = {item.revision for item in script.walk_revisions()}
-        if set(stamped) - known:
+        if set(stamped) - set(_chain()):
             if not present & set(metadata.tables):
                 raise SchemaError("SCHEMA_FOREIGN", f"The database is another program's. {ELSEWHERE}")
             raise SchemaError(
@@ -96,7 +110,7 @@ def _check(connection: sa.Connection) -> None:
             )
         at = ", ".join(stamped) or "nothing"
         raise SchemaError("SCHEMA_OUTDATED", f"The database is at {at}, this program needs {head}. {MEND}")
-    missing = _missing(inspector, present)
+    missing = _missing(connection)
     if missing:
         raise SchemaError(
             "SCHEMA_MISMATCH",
@@ -105,13 +119,23 @@ def _check(connection: sa.Connection) -> None:
         )
 
 
-def _missing(inspector: sa.Inspector, present: set[str]) -> list[str]:
-    columns = inspector.get_multi_columns()
-    found = {(name, column["name"]) for (_, name), items in columns.items() for column in items}
+# Names alone, in one statement: reflecting types and defaults of a hundred tables takes a good while.
+_COLUMNS = {
+    "sqlite": """SELECT t.name, c.name FROM sqlite_master t, pragma_table_info(t.name) c
+        WHERE t.type = 'table'""",
+    "postgresql": """SELECT relname, attname FROM pg_class c JOIN pg_attribute ON attrelid = c.oid
+        WHERE relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped AND pg_table_is_visible(c.oid)""",
+}
+
+
+def _missing(connection: sa.Connection) -> list[str]:
+    found: dict[str, set[str]] = {}
+    for table, column in connection.execute(sa.text(_COLUMNS[connection.dialect.name])):
+        found.setdefault(table, set()).add(column)
     lacking = []
-    for table in metadata.sorted_tables:
-        if table.name not in present:
-            lacking.append(table.name)
+    for name, table in metadata.tables.items():
+        if name not in found:
+            lacking.append(name)
             continue
-        lacking.extend(f"{table.name}.{c.name}" for c in table.columns if (table.name, c.name) not in found)
+        lacking.extend(f"{name}.{column.name}" for column in table.columns if column.name not in found[name])
     return lacking

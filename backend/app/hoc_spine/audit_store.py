@@ -10,7 +10,6 @@ from itertools import islice
 from typing import Any
 
 import orjson
-import redis
 import structlog
 from prometheus_client import Counter
 
@@ -34,6 +33,9 @@ class AuditStore:
         self._queue: queue.Queue[DispatchRecord | None] | None = None
         self._closing = False
         if redis_url is not None:
+            # Loaded by whoever has one: it takes a tenth of a second and 8 MB.
+            import redis
+
             self._redis = redis.Redis.from_url(redis_url, socket_timeout=2, socket_connect_timeout=2)
             self._queue = queue.Queue(queue_size)
             self._thread = threading.Thread(
@@ -63,9 +65,11 @@ class AuditStore:
             )
 
         if self._queue is not None:
+            from redis import RedisError
+
             try:
                 return list(islice(filter(matches, self._shared()), wanted))
-            except redis.RedisError as error:
+            except RedisError as error:
                 _log.warning("dispatch_records.redis_unreadable", error=type(error).__name__)
         mine = (record.to_dict() for record in reversed(list(self._ring)))
         return list(islice(filter(matches, mine), wanted))

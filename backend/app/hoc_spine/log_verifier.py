@@ -25,6 +25,7 @@ from app.hoc_spine.coordinators.log_files import LogFiles
 from app.hoc_spine.coordinators.log_memory import Memory
 from app.hoc_spine.coordinators.log_results import Log
 from app.hoc_spine.coordinators.log_verification import SLICE, Outside, Report, Standing
+from app.hoc_spine.coordinators.recounts import recount_whole
 from app.hoc_spine.coordinators.verify_requests import VerifyRequest, VerifyRequests
 from app.hoc_spine.spine import Spine
 from app.kernel.canonical_json import dumps
@@ -38,8 +39,8 @@ SYSTEM_TENANT: Final = "_system"
 ROLE: Final = "hoc_maintenance"
 STOP_SECONDS: Final = 10.0
 LEASE_MARGIN_SECONDS: Final = 60
-# The repository's own check reads all of its rows, however few facts have made them.
-REPOSITORY_EVERY: Final = timedelta(days=1)
+# Some recounts read all rows of a tenant, however few facts have made them.
+WHOLE_EVERY: Final = timedelta(days=1)
 # What looking at a log costs at least, in entries, so that many small logs do not all have a turn at once.
 SMALLEST_TURN: Final = 100
 DAY_SECONDS: Final = 86_400
@@ -89,7 +90,7 @@ class LogVerifier:
             seconds = self._interval + LEASE_MARGIN_SECONDS
             if not log_results.take_lease(connection, holder=self._holder, seconds=seconds):
                 return VerifyRound(held=True)
-        logs = [log for log in self._logs() if self._files.signing_key() is not None]
+        logs = [log for log in self._logs() if self._files.keys() is not None]
         reports = [report for log in logs for report in self._guarded(log, self._incremental)]
         reports += self._sweep(logs)
         self._tell_age()
@@ -147,7 +148,7 @@ class LogVerifier:
         report.last = report.size = standing.size
         report.failures += self._signed(log, outside)
         report.failures += self._unlogged(log, "", None)
-        report.failures += self._whole_repository(log)
+        report.failures += self._recounted(log)
         return report
 
     # What is new.
@@ -211,9 +212,9 @@ class LogVerifier:
         if ends or (upto is not None and upto > known.after_fact):
             report.failures += self._unlogged(log, known.after_fact, upto)
             known.after_fact = upto or ""
-        if ends and (known.repository_at is None or started - known.repository_at >= REPOSITORY_EVERY):
-            report.failures += self._whole_repository(log)
-            known.repository_at = started
+        if ends and (known.recounted_at is None or started - known.recounted_at >= WHOLE_EVERY):
+            report.failures += self._recounted(log)
+            known.recounted_at = started
         known.place = 0 if ends else last
         self._conclude(log, report, VerificationKind.SWEEP, started)
         yield report
@@ -253,9 +254,10 @@ class LogVerifier:
         with self._looking(log) as connection:
             return log_verification.find_unlogged(connection, tenant_id=log.tenant_id, after=after, upto=upto)
 
-    def _whole_repository(self, log: Log) -> list[VerificationFailure]:
+    def _recounted(self, log: Log) -> list[VerificationFailure]:
         with self._looking(log) as connection:
-            return log_results.check_repository(connection, tenant_id=log.tenant_id)
+            found = recount_whole(connection, tenant_id=log.tenant_id)
+        return [log_verification.row_failure(failure) for failure in found]
 
     # Around the transactions.
 
@@ -273,15 +275,18 @@ class LogVerifier:
                 yield Log(tenant_id, epoch, 0)
 
     def _outside(self, log: Log) -> Outside | None:
-        key = self._files.signing_key()
+        keys = self._files.keys()
         # Read before the transaction: a checkpoint is kept aside before the database has it.
-        return None if key is None else Outside(key, self._files.latest(log.tenant_id, log.epoch))
+        if keys is None:
+            return None
+        kept = self._files.latest(log.tenant_id, log.epoch)
+        return Outside(keys, kept, self._spine.services.digest_key)
 
     def _remembered(self, log: Log) -> Memory:
         known = self._known.get(log.tenant_id)
-        if known is None:
+        if known is None or known.epoch != log.epoch:
             with self._spine.transactions.read(log.tenant_id) as connection:
-                past = log_results.read_past(connection, tenant_id=log.tenant_id)
+                past = log_results.read_past(connection, tenant_id=log.tenant_id, epoch=log.epoch)
             known = Memory.of(past, now=self._now())
             self._known[log.tenant_id] = known
         return known
@@ -325,6 +330,7 @@ class LogVerifier:
                 connection,
                 report,
                 tenant_id=log.tenant_id,
+                epoch=log.epoch,
                 verification_id=named,
                 kind=kind,
                 started_at=started,

@@ -1,14 +1,15 @@
-"""Spine: maintenance, the due work of every tenant; one round at a time, safe in all workers."""
+"""Spine: maintenance, the due work of all tenants; one round at a time, safe in all workers."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
 
+from app.hoc_spine.coordinators.due_work import TENANT_WORK, FindTenants, find_unanchored, find_undelivered
 from app.hoc_spine.outbox_delivery import OutboxDelivery
 from app.hoc_spine.spine import Spine
 from app.hoc_spine.worker import PlaneWorker
@@ -16,32 +17,19 @@ from app.kernel.clock import format_time
 from app.kernel.context import Actor, Door, RequestContext
 
 ACTOR: Final = Actor("SYSTEM", "maintenance")
+SYSTEM_TENANT: Final = "_system"
 STOP_SECONDS: Final = 10.0
 _log = structlog.get_logger(__name__)
 
 
-# What is due in a tenant, in this order, and how to count what was done of it. An operation that leaves
-# more to do says so by `more`, or by a `next_cursor` from which it goes on.
-TENANT_WORK: Mapping[str, Callable[[Any], int]] = {
-    "runs.expire": lambda done: len(done.expired),
-    "usage.expire_reservations": lambda done: done.count,
-    "controls.overrides.expire": lambda done: done.count,
-    "controls.limits.settle_plan": lambda done: done.count,
-    "lessons.reactivate_due": lambda done: len(done.reactivated),
-    "runs.reconcile": lambda done: len(done.incomplete),
-    "knowledge.planes.tend": lambda done: len(done.refreshed),
-    "retrieval.reconcile": lambda done: done.matched + done.bypasses,
-    "idempotency.forget": lambda done: done.forgotten,
-}
-
-
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """What one round did, by operation."""
+    """What one round did, by operation; `asked` is how often a tenant was asked for work."""
 
-    tenants: int
+    asked: int
     done: Mapping[str, int]
     events_delivered: int
+    logs_anchored: int
 
     @property
     def runs_expired(self) -> int:
@@ -59,26 +47,36 @@ class Maintenance:
 
     def run_round(self) -> RoundReport:
         """Do what is due now; a tenant whose work is refused is logged and does not stop the others."""
-        tenants, delivered, done = 0, 0, dict.fromkeys(TENANT_WORK, 0)
+        asked, delivered, done = 0, 0, dict.fromkeys(TENANT_WORK, 0)
         self._note_used_keys()
-        for tenant_id in self._tenant_ids():
-            tenants += 1
-            for operation, count in TENANT_WORK.items():
-                done[operation] += sum(count(part) for part in self._work_off(tenant_id, operation))
-            if self._delivery is not None:
-                delivered += self._delivery.deliver_due(self._context(tenant_id, "worker"))
-        return RoundReport(tenants, done, delivered)
+        for operation, work in TENANT_WORK.items():
+            for tenant_id in self._tenants(work.find):
+                asked += 1
+                done[operation] += sum(work.count(part) for part in self._work_off(tenant_id, operation))
+        if self._delivery is not None:
+            for tenant_id in self._tenants(find_undelivered):
+                asked += 1
+                delivered += self._delivery.deliver_due(self._context(tenant_id))
+        return RoundReport(asked, done, delivered, self._anchor())
+
+    def _anchor(self) -> int:
+        """Have the log of the system tell the heads of those that changed, once an hour."""
+        with self._spine.transactions.read(SYSTEM_TENANT, role="hoc_maintenance") as connection:
+            if not find_unanchored(connection, self._spine.services):
+                return 0
+        context = self._context(SYSTEM_TENANT, door="operator")
+        return int(self._spine.dispatch("ops.log.anchor", context, {}).unwrap().count)
 
     def _note_used_keys(self) -> None:
         for tenant_id, used in self._spine.authenticator.take_used().items():
             payload = {"used": {key_id: format_time(at) for key_id, at in used.items()}}
-            self._spine.dispatch("keys.note_use", self._context(tenant_id, "worker"), payload)
+            self._spine.dispatch("keys.note_use", self._context(tenant_id), payload)
 
     def _work_off(self, tenant_id: str, operation: str) -> Iterator[Any]:
         payload: dict[str, Any] = {}
         more = True
         while more:
-            result = self._spine.dispatch(operation, self._context(tenant_id, "worker"), payload)
+            result = self._spine.dispatch(operation, self._context(tenant_id), payload)
             if result.error is not None:
                 _log.warning(
                     "maintenance.refused", tenant_id=tenant_id, operation=operation, code=result.error_code
@@ -90,18 +88,11 @@ class Maintenance:
             payload = {} if cursor is None else {"cursor": cursor}
             more = cursor is not None or getattr(part, "more", False)
 
-    def _tenant_ids(self) -> Iterator[str]:
-        cursor: str | None = None
-        while True:
-            context = self._context("_system", "operator")
-            payload = {"limit": 500, "cursor": cursor}
-            page = self._spine.dispatch("ops.tenants.list", context, payload).unwrap()
-            yield from (tenant.tenant_id for tenant in page.items)
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+    def _tenants(self, find: FindTenants) -> Collection[str]:
+        with self._spine.transactions.read(SYSTEM_TENANT, role="hoc_maintenance") as connection:
+            return find(connection, self._spine.services)
 
-    def _context(self, tenant_id: str, door: Door) -> RequestContext:
+    def _context(self, tenant_id: str, *, door: Door = "worker") -> RequestContext:
         return RequestContext(
             tenant_id=tenant_id, actor=ACTOR, request_id=self._spine.services.ids.new("req"), door=door
         )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from app.db.governed import FACT_TABLES, body_of, key_of
+from app.db.governed import FACT_TABLES, LOG_FACTS, body_of, key_of
 from app.domains.logs.models.ledger import (
     AUDIT_EVENTS,
     LIVE_ONLY,
@@ -79,6 +79,14 @@ class FactRecorder:
         self.queued.append(fact)
         return fact.fact_id
 
+    def add_log(self, type_name: str, body: Mapping[str, Any]) -> str:
+        """Queue a fact that has no row (mode LOG) and return its id; it belongs to no run."""
+        if body.keys() != set(LOG_FACTS[type_name]):
+            raise ValueError(f"{type_name} has the members {LOG_FACTS[type_name]}")
+        fact = Fact(self._services.ids.new("fct"), type_name, table=None, key=None, body=body)
+        self.queued.append(fact)
+        return fact.fact_id
+
     def joined(self) -> list[Fact]:
         """Return the queue as it is written: facts of a joining type are one, in the place of the last."""
         written: list[Fact] = []
@@ -98,7 +106,7 @@ class FactRecorder:
 
 @dataclass(slots=True)
 class PrepareContext:
-    """Given to `prepare`, before the write unit: it may open short read units of its own."""
+    """Given to `prepare`, before the write unit: it may open short units of its own."""
 
     request: RequestContext
     now: datetime
@@ -120,6 +128,10 @@ class PrepareContext:
     def read_unit(self, *, snapshot: bool = False) -> AbstractContextManager[SpineConnection]:
         """Open a read-only unit of its own, closed at the end of the block."""
         return self.transactions.read(self.tenant_id, snapshot=snapshot)
+
+    def write_unit(self) -> AbstractContextManager[SpineConnection]:
+        """Open a short write unit of its own: what must be kept before the world outside hears of it."""
+        return self.transactions.write(self.tenant_id)
 
 
 @dataclass(slots=True)

@@ -24,11 +24,13 @@ class Settlement:
     """How an operation whose record must exist before it answers settles a failed or unknown commit.
 
     is_recorded(prepare context, prepared) looks whether the record is there; otherwise the write unit
-    runs once more, and if that fails too, the answer is `refusal()`.
+    runs once more, and if that fails too, the answer is `refusal()`. After a bug the unit runs once more
+    where give_up(prepared, error) makes a failure of what is to be recorded.
     """
 
     is_recorded: Callable[[Any, Any], bool]
     refusal: Callable[[], HocError]
+    give_up: Callable[[Any, Exception], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

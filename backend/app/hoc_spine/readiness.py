@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import redis
 import structlog
 
 from app.db.migrations import SchemaError, check_schema
@@ -51,6 +50,8 @@ def _shared_store(settings: Settings) -> Component:
         return Component(
             "redis", "not_configured", "Rate limits and dispatch records are kept in this process."
         )
+    import redis  # Loaded by whoever has one.
+
     try:
         with redis.Redis.from_url(
             settings.redis_url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS

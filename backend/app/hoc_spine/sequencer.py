@@ -75,16 +75,16 @@ class LogSequencer:
         """
         if not self._holds_lease():
             return Round(held=True)
-        key = self._files.signing_key(make=True)
+        keys = self._files.keys(make=True)
         taken = signed = halted = 0
         more = False
         for tenant_id in self._waiting():
             batch = self._guarded(tenant_id, self._integrate)
             if batch is not None:
                 taken += batch.taken
-                more = more or batch.taken >= self._batch
+                more = more or batch.opened or batch.taken >= self._batch
                 halted += self._report(tenant_id, batch.halted)
-        for tenant_id in self._unsigned(sign_all=sign_all) if key is not None else ():
+        for tenant_id in self._unsigned(sign_all=sign_all) if keys is not None else ():
             signing = self._guarded(tenant_id, self._sign)
             if signing is not None:
                 signed += signing.size is not None
@@ -152,14 +152,14 @@ class LogSequencer:
         )
 
     def _sign(self, connection: DriverConnection, tenant_id: str) -> log_sequencing.Signing:
-        key = self._files.signing_key()
-        if key is None:
+        keys = self._files.keys()
+        if keys is None:
             return log_sequencing.Signing()
         return log_sequencing.sign(
             connection,
             tenant_id=tenant_id,
             files=self._files,
-            key=key,
+            keys=keys,
             now=self._spine.services.clock.now(),
         )
 

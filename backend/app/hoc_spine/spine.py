@@ -205,6 +205,14 @@ class Spine:
                 return self._unit(operation, context, model, prepared, role, attempt)
             except HocError as second:
                 raise settlement.refusal() from second
+        except Exception as bug:
+            if settlement.give_up is None:
+                raise
+            settlement.give_up(prepared, bug)
+            try:
+                return self._unit(operation, context, model, prepared, role, attempt)
+            except Exception as again:
+                raise settlement.refusal() from again
 
     def _unit(
         self,
@@ -438,6 +446,10 @@ class _JoinedPrepare(PrepareContext):
         self._connection = ctx.connection
 
     def read_unit(self, *, snapshot: bool = False) -> AbstractContextManager[SpineConnection]:  # noqa: ARG002
+        """Return the unit's own connection."""
+        return nullcontext(self._connection)
+
+    def write_unit(self) -> AbstractContextManager[SpineConnection]:
         """Return the unit's own connection."""
         return nullcontext(self._connection)
 

@@ -159,10 +159,13 @@ class Transactions:
     @contextmanager
     def _open(self, tenant_id: str, role: Role, mode: Mode) -> Iterator[SpineConnection]:
         try:
-            with self._started(self._begin(tenant_id, role, mode), mode) as raw:
+            with self._started(self._begin(tenant_id, role, mode)) as raw:
                 connection = SpineConnection(raw, self.dialect_name)
+                before = 0 if mode == "write" else self._changes(raw)
                 try:
                     yield connection
+                    if mode != "write" and self._changes(raw) != before:
+                        raise RuntimeError("a unit that is read-only has written; nothing was committed")
                 except BaseException:
                     self._roll_back(raw)
                     raise
@@ -180,10 +183,10 @@ class Transactions:
             raise beyond_storage() from error
 
     @contextmanager
-    def _started(self, begin: str, mode: Mode) -> Iterator[sa.Connection]:
+    def _started(self, begin: str) -> Iterator[sa.Connection]:
         raw = self.engine.connect()
         try:
-            self._start(raw, begin, mode)
+            self._start(raw, begin)
         except sa.exc.DBAPIError as error:
             raw.close()
             if not error.connection_invalidated:
@@ -191,20 +194,25 @@ class Transactions:
             # The pool held a connection of a server that went away; nothing has begun, so begin anew.
             raw = self.engine.connect()
             with raw:
-                self._start(raw, begin, mode)
+                self._start(raw, begin)
                 yield raw
             return
         with raw:
             yield raw
 
-    def _start(self, raw: sa.Connection, begin: str, mode: Mode) -> None:
-        if self.dialect_name == "sqlite":
-            # SQLite has no read-only transaction, only read-only connections; each unit sets its own.
-            driver = cast(sqlite3.Connection, raw.connection.driver_connection)
-            driver.execute(f"PRAGMA query_only = {mode != 'write':d}")
-        elif self._sent(raw, begin):
-            return
-        raw.exec_driver_sql(begin.replace("%", "%%"))
+    def _changes(self, raw: sa.Connection) -> int:
+        """Return how many rows the connection has changed so far, on SQLite.
+
+        It has no read-only transaction, and a connection that is made read-only and writable again forgets
+        all its prepared statements, so that each unit would plan its statements anew.
+        """
+        if self.dialect_name == "postgresql" or raw.invalidated:
+            return 0
+        return cast(sqlite3.Connection, raw.connection.driver_connection).total_changes
+
+    def _start(self, raw: sa.Connection, begin: str) -> None:
+        if self.dialect_name == "sqlite" or not self._sent(raw, begin):
+            raw.exec_driver_sql(begin.replace("%", "%%"))
 
     def _sent(self, raw: sa.Connection, text: str) -> bool:
         """Tell whether libpq itself did it, at a fifth of the cost; if not, the common way tells why."""

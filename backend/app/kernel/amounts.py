@@ -1,14 +1,27 @@
-"""Kernel: amounts: numbers with at most six decimals on the wire, exact integers of millionths inside."""
+"""Kernel: what is used, and how much: six decimals at most on the wire, exact millionths inside."""
 
 from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator
 
 MICRO: Final = 1_000_000
 MAX_AMOUNT: Final = 9_000_000_000
+
+
+class Metric(StrEnum):
+    """What is used, and counted by limits."""
+
+    COST_USD = "COST_USD"
+    TOKENS_INPUT = "TOKENS_INPUT"
+    TOKENS_OUTPUT = "TOKENS_OUTPUT"
+    TOKENS_TOTAL = "TOKENS_TOTAL"
+    REQUESTS = "REQUESTS"
+    STEPS = "STEPS"
+    RUN_TIME_MS = "RUN_TIME_MS"
 
 
 def scaled(value: Any, *, digits: int, what: str) -> int:

@@ -65,7 +65,7 @@ OutputTime = Annotated[datetime, PlainSerializer(format_time, return_type=str, w
 class Input(BaseModel):
     """Base of every operation input: frozen, closed; strict about types when it arrives as JSON."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class ListInput(Input):
@@ -78,4 +78,4 @@ class ListInput(Input):
 class Output(BaseModel):
     """Base of every operation output; times are `OutputTime`, so they leave in the fixed text form."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)

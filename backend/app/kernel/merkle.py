@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 
 HASH_BYTES = 32
 # RFC 6962 section 2.1: the tree of no entries.
@@ -172,8 +173,19 @@ def multiproof(indices: Sequence[int], size: int, range_root: RangeRoot) -> list
 
 def multiproof_ranges(indices: Sequence[int], size: int) -> list[tuple[int, int]]:
     """Return the ranges whose roots a multiproof lists, in order; ValueError for leaves outside the tree."""
-    wanted = _ordered(indices, size)
-    return [(low, high) for low, high, inside in _walk(0, size, wanted) if not inside]
+    ranges: list[tuple[int, int]] = []
+
+    def walk(low: int, high: int, wanted: Sequence[int]) -> None:
+        if not wanted:
+            ranges.append((low, high))
+        elif len(wanted) < high - low:
+            middle = low + split(high - low)
+            place = bisect_left(wanted, middle)
+            walk(low, middle, wanted[:place])
+            walk(middle, high, wanted[place:])
+
+    walk(0, size, _ordered(indices, size))
+    return ranges
 
 
 def root_of_multiproof(leaves: Mapping[int, bytes], size: int, path: Sequence[bytes]) -> bytes | None:
@@ -183,13 +195,21 @@ def root_of_multiproof(leaves: Mapping[int, bytes], size: int, path: Sequence[by
     except ValueError:
         return None
     given = iter(path)
-    parts: dict[tuple[int, int], bytes] = {}
-    for low, high, inside in _walk(0, size, wanted):
-        found = leaves[low] if inside else next(given, None)
-        if found is None:
-            return None
-        parts[low, high] = found
-    return _joined(0, size, parts) if next(given, None) is None else None
+
+    def join(low: int, high: int, first: int, last: int) -> bytes:
+        if first == last:
+            return next(given)
+        if high - low == 1:
+            return leaves[low]
+        middle = low + split(high - low)
+        place = bisect_left(wanted, middle, first, last)
+        return node(join(low, middle, first, place), join(middle, high, place, last))
+
+    try:
+        found = join(0, size, 0, len(wanted))
+    except StopIteration:
+        return None
+    return found if next(given, None) is None else None
 
 
 def _ordered(indices: Sequence[int], size: int) -> list[int]:
@@ -197,24 +217,3 @@ def _ordered(indices: Sequence[int], size: int) -> list[int]:
     if size < 1 or not ordered or ordered[0] < 0 or ordered[-1] >= size:
         raise ValueError(f"no such leaves in a tree of {size}")
     return ordered
-
-
-def _walk(low: int, high: int, wanted: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
-    """Yield the ranges at which the walk ends, left to right; True for a leaf that is proved."""
-    if not wanted:
-        yield low, high, False
-    elif high - low == 1:
-        yield low, high, True
-    else:
-        middle = low + split(high - low)
-        left = [index for index in wanted if index < middle]
-        yield from _walk(low, middle, left)
-        yield from _walk(middle, high, wanted[len(left) :])
-
-
-def _joined(low: int, high: int, parts: Mapping[tuple[int, int], bytes]) -> bytes:
-    found = parts.get((low, high))
-    if found is not None:
-        return found
-    middle = low + split(high - low)
-    return node(_joined(low, middle, parts), _joined(middle, high, parts))

@@ -26,7 +26,7 @@ R = TypeVar("R")
 class Page(BaseModel, Generic[T]):
     """One page of a list; `next_cursor` is null on the last."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, defer_build=True)
 
     items: list[T]
     next_cursor: str | None = None

@@ -37,7 +37,7 @@ def check(tree: Tree) -> Iterator[Violation]:
     drivers = tree.select(*DRIVERS, least=1)
     globals_ = {t.origin for t in gate_tables.declared_tables(tree) if not t.tenant}
     for module in drivers:
-        names = Names(module)
+        names = module.names
         yield from transactions_and_openers(module, names)
         yield from signatures(module, names, globals_)
         for node, deed in gate_impure.impure_uses(module, names):
@@ -55,7 +55,7 @@ def transactions_and_openers(module: Module, names: Names) -> Iterator[Violation
         if word == COMPUTED and "conn" in ast.unparse(receiver):
             text = "asks the connection for an attribute that nobody can read here; write its name"
             yield module.violation(node, "DRV-001", text)
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.ImportFrom):
             for item in node.names:
                 yield from _said(module, node, item.name)
@@ -114,7 +114,7 @@ def _only_global(function: Function, names: Names, globals_: set[str]) -> bool:
 def built_sql(module: Module, names: Names) -> Iterator[Violation]:
     """Yield SQL made from pieces: f-string, %, +, format, join, replace, or a text nobody can read here."""
     constants = gate_tables.string_constants(module.tree)
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.expr) and _built(node) and _reads_as_sql(node):
             yield module.violation(
                 node, "DRV-005", "builds SQL from pieces; write it whole, with bind parameters"

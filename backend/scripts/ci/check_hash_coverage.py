@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -21,8 +22,12 @@ REGISTER = "docs/proof/statement-types.json"
 CLASSES = ("BOUND", "CHAIN", "ERASABLE", "DERIVED", "LEASE", "TELEMETRY")
 PROTECTED_SET = ("protected_salt", "protected_commit", "erased_fact_id")
 INEXACT = {"Float", "FLOAT", "Double", "DOUBLE", "REAL", "JSON", "JSONB", "Numeric"}
-RECOUNT = re.compile(r"\brecounted by\s+\S+")
+RECOUNT = re.compile(r"\brecounted by (\w+)")
+DERIVED = re.compile(r"\b(DERIVED|recount\w*)\b")
+# Where the checks are registered: the keys of dictionaries whose names end in RECOUNTS.
+RECOUNTS = "app.hoc_spine.coordinators.recounts"
 
+ASSIGNMENTS = (ast.Assign, ast.AnnAssign)
 Found = dict[str, Any]
 
 
@@ -30,12 +35,16 @@ def check(tree: Tree) -> Iterator[Violation]:
     """Yield every table and column that neither stands in a statement nor has a written reason."""
     tree.select("app/domains/*/tables.py", least=1)
     found = _probe(tree)
+    checks = recounts(tree)
     for name, table in sorted(found["tables"].items()):
         place = _place(tree, table, name)
         if table["tenant"] or name not in GLOBAL_TABLES:
             yield from registered(found, name, place)
+            yield from recounted(name, found["exempt"].get(name, ""), place, checks)
         if name in found["governed"]:
             yield from columns(found["governed"][name], table, name, place, set(found["standing"]))
+            for column, reason in sorted(found["governed"][name]["unhashed"].items()):
+                yield from recounted(f"{name}.{column}", reason, place, checks)
         yield from migrated(found, name, table, place)
     yield from types_once(tree, found)
     yield from committed_register(tree, found)
@@ -118,16 +127,47 @@ def columns(
 
 
 def unhashed(column: str, reason: str, place: tuple[Path, int]) -> Iterator[Violation]:
-    """Yield an unhashed column without a class, a reason or, when DERIVED, a recount check."""
+    """Yield an unhashed column without a class or a reason."""
     label, _, why = reason.partition(" ")
     if label.rstrip(":,;") not in CLASSES or len(why.split()) < 2:
         text = (
             f"{column} is unhashed as {reason!r}; begin with one of {', '.join(CLASSES)} and give the reason"
         )
         yield Violation(*place, "HASH-004", text)
-    elif label.startswith("DERIVED") and not RECOUNT.search(why):
-        text = f"{column} is DERIVED and names no recount check; write `DERIVED ... recounted by <check>`"
+
+
+def recounts(tree: Tree) -> set[str]:
+    """Return the names of the recount checks that are registered."""
+    module = module_at(tree, RECOUNTS)
+    if module is None:
+        return set()
+    tree.looked_at.add(module.relative)
+    named = [(_targets(node), node.value) for node in module.tree.body if isinstance(node, ASSIGNMENTS)]
+    return {
+        key.value
+        for targets, value in named
+        if isinstance(value, ast.Dict) and any(target.endswith("RECOUNTS") for target in targets)
+        for key in value.keys
+        if isinstance(key, ast.Constant)
+    }
+
+
+def _targets(node: ast.Assign | ast.AnnAssign) -> list[str]:
+    targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def recounted(subject: str, reason: str, place: tuple[Path, int], checks: set[str]) -> Iterator[Violation]:
+    """Yield what is derived and names no check that recounts it, or one that is not registered."""
+    if not DERIVED.search(reason):
+        return
+    named = RECOUNT.search(reason)
+    if named is None:
+        text = f"{subject} is DERIVED and names no recount check; write `DERIVED ... recounted by <check>`"
         yield Violation(*place, "HASH-004", text)
+    elif named[1] not in checks:
+        text = f"{subject} is recounted by {named[1]}, which {RECOUNTS} does not register; write it"
+        yield Violation(*place, "HASH-011", text)
 
 
 def migrated(found: Found, name: str, table: Found, place: tuple[Path, int]) -> Iterator[Violation]:

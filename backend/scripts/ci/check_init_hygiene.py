@@ -92,7 +92,7 @@ def _exists(tree: Tree, source: str, name: str) -> bool:
         return False
     if module_at(tree, f"{source}.{name}") is not None:
         return True
-    return name in {found for node in ast.walk(module.tree) for found in _binds(node)}
+    return name in {found for node in module.nodes for found in _binds(node)}
 
 
 def _binds(node: ast.AST) -> Iterator[str]:

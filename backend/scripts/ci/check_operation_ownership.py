@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gate import Gate, GateError, Module, Tree, Violation, clean_or_not, run
 from gate_imports import module_at
-from gate_names import Names, called, functions, literal
+from gate_names import called, functions, literal
 from gate_operations import Operation, declared, module_names
 
 HANDLERS = "app/hoc_spine/handlers/*.py"
@@ -110,7 +110,6 @@ class AuditReach:
     def __init__(self, tree: Tree, operations: list[Operation]) -> None:
         self.tree = tree
         self.operations = {o.name: o for o in operations}
-        self._names: dict[str, Names] = {}
         self._uses: dict[Place, tuple[bool, set[Place]]] = {}
 
     def of(self, operation: Operation) -> bool:
@@ -135,8 +134,6 @@ class AuditReach:
         module = module_at(self.tree, place[0])
         if module is None:
             return False, set()
-        if module.name not in self._names:
-            self._names[module.name] = Names(module)
         local = {f.name: f for f in functions(module.tree)}
         others: set[Place] = set()
         for node in ast.walk(local[place[1]]) if place[1] in local else ():
@@ -145,7 +142,7 @@ class AuditReach:
             if isinstance(node, ast.Name) and node.id in local:
                 others.add((module.name, node.id))
             if isinstance(node, ast.Name | ast.Attribute):
-                origins = self._names[module.name].all_origins(node)
+                origins = module.names.all_origins(node)
                 others |= {_split(origin) for origin in origins if origin.startswith("app.hoc_spine.")}
             elif isinstance(node, ast.Call) and called(node) == "dispatch" and node.args:
                 nested = self.operations.get(literal(node.args[0]) or "")
@@ -238,7 +235,7 @@ def routes(tree: Tree, operations: dict[str, Operation]) -> Iterator[Violation]:
         if module.path.name == "__init__.py" or module.relative == PLAIN_ROUTES:
             continue
         prefixes = _prefixes(module)
-        for node in ast.walk(module.tree):
+        for node in module.nodes:
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
             receiver = getattr(node.func.value, "id", None)

@@ -54,7 +54,7 @@ def unknown_kinds(tables: list[Table]) -> Iterator[Violation]:
 
 def makeshift(reader: Reader, tenant_tables: set[str]) -> Iterator[Violation]:
     """Yield `sa.table("name")` of a tenant table: statements on it would be read as statements on nothing."""
-    for node in ast.walk(reader.module.tree):
+    for node in reader.module.nodes:
         if not isinstance(node, ast.Call) or not node.args or literal(node.args[0]) not in tenant_tables:
             continue
         origins = reader.names.all_origins(node.func)

@@ -38,7 +38,7 @@ def spoken_in(module: Module) -> Iterator[Violation]:
             yield module.violation(node, "TXN-001", f"says {word}; {MEND}")
         elif word == COMPUTED and CONNECTION.search(ast.unparse(receiver)):
             yield module.violation(node, "TXN-001", f"computes what it asks of a connection; {MEND}")
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.ImportFrom):
             for item in node.names:
                 if item.name in WORDS:

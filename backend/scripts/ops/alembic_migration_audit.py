@@ -12,7 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gate import Gate, GateError, Module, Tree, Violation, clean_or_not, run
-from gate_names import Names, imports, literal
+from gate_names import imports, literal
 from gate_probe import probe
 from gate_tables import GLOBAL_TABLES
 
@@ -94,11 +94,11 @@ def _assigned(module: Module) -> dict[str, ast.expr]:
 
 def one_file(module: Module) -> Iterator[Violation]:
     """Yield what a migration may not say: `app`, create_all, CASCADE."""
-    for node, target in imports(module, Names(module)):
+    for node, target in imports(module, module.names):
         if target.partition(".")[0] == "app":
             text = f"imports {target}; a migration is frozen history and says everything itself"
             yield module.violation(node, "MIG-002", text)
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Attribute) and node.attr in {"create_all", "drop_all"}:
             yield module.violation(
                 node, "MIG-009", f"{node.attr} follows the models of the day; name the tables"

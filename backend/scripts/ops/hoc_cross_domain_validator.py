@@ -37,7 +37,7 @@ def check(tree: Tree) -> Iterator[Violation]:
                 "lies in no slice; every slice could share it. Move it into one slice, or into db or kernel"
             )
             yield module.violation(1, "XDOM-004", f"{module.name} {text}")
-        names = Names(module)
+        names = module.names
         yield from hidden_imports(module, names)
         yield from named_slices(module, names)
         yield from foreign_tables(module, names, tables)
@@ -87,7 +87,7 @@ def _at(tree: Tree, graph: grimp.ImportGraph, link: tuple[str, str], rule: str, 
 
 def hidden_imports(module: Module, names: Names) -> Iterator[Violation]:
     """Yield the imports whose target no reader can see."""
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Call) and is_importer(node, names) and dynamic_import(node, names) is None:
             text = "a dynamic import of a computed name cannot be checked; import the module by its name"
             yield module.violation(node, "XDOM-005", text)
@@ -102,10 +102,10 @@ def named_slices(module: Module, names: Names) -> Iterator[Violation]:
     own = f"{DOMAINS}.{gate_tables.slice_of(module)}"
     literal_imports = {
         id(node.args[0])
-        for node in ast.walk(module.tree)
+        for node in module.nodes
         if isinstance(node, ast.Call) and node.args and is_importer(node, names)
     }
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if not isinstance(node, ast.Constant) or id(node) in literal_imports:
             continue
         text = node.value if isinstance(node.value, str) else ""
@@ -122,7 +122,7 @@ def foreign_tables(module: Module, names: Names, tables: list[gate_tables.Table]
             if gate_tables.named_in(sql, table.name):
                 text = f"SQL names the table {table.name} of slice {table.slice}; {MEND}"
                 yield module.violation(call, "XDOM-006", text)
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if (
             isinstance(node, ast.Attribute)
             and node.attr == "tables"

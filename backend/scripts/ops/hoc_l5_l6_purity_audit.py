@@ -55,9 +55,9 @@ def check(tree: Tree) -> Iterator[Violation]:
     engines, drivers = tree.select(*ENGINES), tree.select(*DRIVERS)
     tree.select(*ENGINES, *DRIVERS, least=1)
     for module in engines:
-        yield from engine(module, Names(module))
+        yield from engine(module, module.names)
     for module in drivers:
-        yield from driver(module, Names(module))
+        yield from driver(module, module.names)
 
 
 def engine(module: Module, names: Names) -> Iterator[Violation]:
@@ -118,7 +118,7 @@ def driver(module: Module, names: Names) -> Iterator[Violation]:
             yield module.violation(
                 node, "PURE-006", f"a driver imports {target}; engines call drivers, never back"
             )
-    for node in ast.walk(module.tree):
+    for node in module.nodes:
         if isinstance(node, ast.Raise) and _refuses(node, names):
             text = "a driver refuses; return what was found, and let the engine refuse"
             yield module.violation(node, "PURE-007", text)

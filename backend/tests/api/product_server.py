@@ -110,6 +110,7 @@ def _seed(tenant: Tenant) -> dict[str, Any]:
     limited = _seed_limits(tenant)
     proposals = [tenant.call("policies.proposals.create", _proposal(number)) for number in range(3)]
     recorded = _seed_records(tenant, runs[0].run_id)
+    held = _seed_holds(tenant)
     rules = [tenant.call("policies.rules.create", _rule(number)) for number in range(3)]
     for number in range(2):
         head = tenant.call("policies.rules.get", {"rule_id": rules[0].rule_id})
@@ -127,6 +128,7 @@ def _seed(tenant: Tenant) -> dict[str, Any]:
     return {
         **recorded,
         **limited,
+        **held,
         "artifact_id": artifact_id,
         "collection_id": artifacts[0].collection_id,
         "plane_id": planes[0].plane_id,
@@ -183,6 +185,17 @@ def _seed_limits(tenant: Tenant) -> dict[str, str]:
         "override_id": asked[0].override_id,
         "reservation_id": held.reservation_id,
     }
+
+
+def _seed_holds(tenant: Tenant) -> dict[str, str]:
+    """Three erased runs, and three holds of which the last is still in force."""
+    held = []
+    for _ in range(3):
+        run = tenant.call("runs.start", _run())
+        named = {"scope": "RUN", "scope_id": run.run_id, "reason": "x"}
+        tenant.call("evidence.erase", named)
+        held.append(tenant.call("evidence.holds.place", named).hold_id)
+    return {"hold_id": held[-1]}
 
 
 def _seed_incidents(tenant: Tenant) -> str:

@@ -45,9 +45,12 @@ def _lists() -> list[Route]:
 
 def _forgeries(cursor: str) -> Iterator[str]:
     binding, *key = orjson.loads(base64.urlsafe_b64decode(cursor + "=="))
+    forged = [key[:-1]]
     for part in FORGED:
-        for parts in ([part] * len(key), [*key, part], key[:-1], [part, *key[1:]], [*key[:-1], part]):
-            yield base64.urlsafe_b64encode(orjson.dumps([binding, *parts])).decode().rstrip("=")
+        forged += [part] * len(key), [*key, part], [part, *key[1:]], [*key[:-1], part]
+    # Over a key of one part most of these are the same.
+    for text in dict.fromkeys(orjson.dumps([binding, *parts]) for parts in forged):
+        yield base64.urlsafe_b64encode(text).decode().rstrip("=")
 
 
 def test_a_forged_cursor_is_never_a_bug(product: ProductServer) -> None:

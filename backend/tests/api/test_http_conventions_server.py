@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 
 from app.api.exchange import exchange_of
 from app.api.metrics import http_metrics
-from app.api.middleware import IdentityMiddleware, ObservationMiddleware, RefusalMiddleware
+from app.api.middleware import RequestMiddleware
 from app.api.rate_limits import Quota, RateLimiter, address_subject
 from app.api.worker_pool import DispatchPool
 from app.kernel.clock import SystemClock
@@ -240,10 +240,7 @@ def test_the_document_is_served_to_whoever_asks(stranger: AsgiClient) -> None:
 
 
 def _wrapped(app: Any, *, slow_seconds: float = 60.0) -> AsgiClient:
-    observed = ObservationMiddleware(
-        RefusalMiddleware(app), metrics=http_metrics(), slow_seconds=slow_seconds
-    )
-    return AsgiClient(IdentityMiddleware(observed))
+    return AsgiClient(RequestMiddleware(app, metrics=http_metrics(), slow_seconds=slow_seconds))
 
 
 async def _answering(scope: Any, _: Any, send: Any) -> None:

@@ -20,9 +20,13 @@ from app.hoc_spine.operation_registry import OperationRegistry
 from tests.api.probes import OPERATIONS, probe_routes
 
 P = "/api/v1/probe"
-# Dispatched by other operations only, inside their transactions.
-# Dispatched by the purge of a plane, inside its transaction.
-WITHOUT_ROUTE = {"ops.log.resume", "repository.collections.purge"}
+# Dispatched by a command, by maintenance, or by the purge of a plane, inside its transaction.
+WITHOUT_ROUTE = {
+    "ops.log.anchor",
+    "ops.log.open_epoch",
+    "ops.log.resume",
+    "repository.collections.purge",
+}
 
 
 @pytest.fixture

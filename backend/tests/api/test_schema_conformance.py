@@ -36,7 +36,7 @@ CHECKS = [
     response_schema_conformance,
 ]
 CREDENTIALS = {"authorization", "x-api-key"}
-EXAMPLES = 3
+EXAMPLES = 2
 
 
 @cache

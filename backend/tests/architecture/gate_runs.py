@@ -1,7 +1,10 @@
-"""Architecture tests: run a gate as its users do, and read what it says."""
+"""Architecture tests: run a gate, in this process or as its users do, and read what it says."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import io
 import json
 import os
 import re
@@ -10,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 BACKEND = Path(__file__).resolve().parents[2]
@@ -75,16 +79,41 @@ class Run:
 
 
 @cache
-def run_gate(gate: str, root: Path | None, *options: str, cwd: Path = BACKEND) -> Run:
-    """Run a gate's script on a root (None: its default), with nothing of this process around it."""
-    command = [sys.executable, str(BACKEND / GATES[gate]), *options]
-    if root is not None:
-        command += ["--root", str(root)]
+def run_gate(gate: str, root: Path, *options: str) -> Run:
+    """Run a gate on a root in this process."""
+    return run_gate_over({}, gate, root, *options)
+
+
+def run_gate_over(parsed: dict[Path, Any], gate: str, root: Path, *options: str) -> Run:
+    """Run a gate on a root in this process; `parsed` is what other gates have read of the same files."""
+    script = _script(gate)
+    with (
+        contextlib.chdir(BACKEND),
+        contextlib.redirect_stdout(io.StringIO()) as stdout,
+        contextlib.redirect_stderr(io.StringIO()) as stderr,
+    ):
+        code = script.run(script.GATE, [*options, "--root", str(root)], parsed)
+    return Run(root, code, stdout.getvalue(), stderr.getvalue())
+
+
+@cache
+def _script(gate: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(gate, BACKEND / GATES[gate])
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def start_gate(gate: str, root: Path, *, cwd: Path) -> Run:
+    """Run a gate's script on a root, with nothing of this process around it."""
+    command = [sys.executable, str(BACKEND / GATES[gate]), "--root", str(root)]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": ".", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=100
     )
-    return Run(root or BACKEND, done.returncode, done.stdout, done.stderr)
+    return Run(root, done.returncode, done.stdout, done.stderr)
 
 
 def tree(root: Path, files: dict[str, str | bytes]) -> Path:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from app.db.catalogue import metadata
 from app.db.governed import GOVERNED
 from app.hoc_spine.spine import Spine
+from tests.factories.tampering import changed
 from tests.factories.tenants import make_tenant
 from tests.factories.worlds import make_world, step
 
@@ -55,6 +56,7 @@ KEPT = (
     "discovery_ledger",
     "incidents",
     "knowledge_plane_registry",
+    "legal_holds",
     "lessons_learned",
     "limit_counters",
     "limit_overrides",
@@ -152,6 +154,23 @@ def test_no_column_of_a_recorded_row_changes(recorded: Recorded, name: str) -> N
         with pytest.raises(sa.exc.IntegrityError, match="append-only"):
             recorded.connection.execute(change)
     assert recorded.rows(table) == before
+
+
+def test_an_erasure_takes_the_values_and_touches_no_other_column(recorded: Recorded) -> None:
+    tables = [GOVERNED[name] for name in sorted(FACTS) if GOVERNED[name].protected]
+    assert len(tables) == 8
+    for entry in tables:
+        table = entry.table
+        erased: dict[str, Any] = dict.fromkeys((*entry.protected, "protected_salt"))
+        erased["erased_fact_id"] = "fct_1"
+        mine = table.c.tenant_id == recorded.tenant_id
+        row = recorded.connection.execute(table.select().where(mine).limit(1)).mappings().one()
+        one = sa.and_(*(column == row[column.name] for column in table.primary_key))
+        for column in table.columns:
+            if column.name not in erased:
+                more = {column.name: changed(entry, column, row[column.name])}
+                with pytest.raises(sa.exc.IntegrityError, match="append-only"):
+                    recorded.connection.execute(table.update().where(one).values(**erased, **more))
 
 
 @pytest.mark.parametrize("name", [*TABLES, *KEPT])

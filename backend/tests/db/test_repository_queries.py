@@ -186,9 +186,9 @@ def test_every_script_and_every_sign_is_only_text(tenant: Tenant, content: str, 
     assert names(tenant, text=query) == ["n1"]
 
 
-@pytest.mark.parametrize("text", ["", "   ", "!?.", '"', "*", "\U0001f600", "__"])
-def test_a_query_without_a_word_is_refused(tenant: Tenant, text: str) -> None:
-    assert code(tenant, "artifacts.query", text=text) == "EMPTY_QUERY"
+def test_a_query_without_a_word_is_refused(tenant: Tenant) -> None:
+    for text in ["", "   ", "!?.", '"', "*", "\U0001f600", "__"]:
+        assert code(tenant, "artifacts.query", text=text) == "EMPTY_QUERY"
 
 
 def test_a_query_of_too_many_words_is_refused(tenant: Tenant) -> None:

@@ -24,6 +24,7 @@ DELETABLE = {
     "plane_documents",
     "plane_passages",
     "plane_terms",
+    "retrieval_attempts",
 }
 
 # SQLite has no roles: there the statements alone name the tenant, which a gate checks.

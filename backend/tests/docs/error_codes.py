@@ -107,7 +107,7 @@ def error_codes() -> dict[str, set[int]]:
 def _of_call(place: Place, call: ast.Call) -> Iterator[tuple[int, str]]:
     if len(call.args) < 2:
         return
-    name = (origin(place.module, call.func) or "").rpartition(".")[2] or ast.unparse(call.func)
+    name = (origin(place.module, call.func) or "").rpartition(".")[2] or last_name(call.func)
     if name == "HttpRefusal" and isinstance(call.args[0], ast.Constant):
         for code in _texts(call.args[1], place):
             yield int(call.args[0].value), code
@@ -238,11 +238,23 @@ def _callers(place: Place) -> Iterator[tuple[Place, ast.Call]]:
             for node in ast.walk(module_tree(place.module))
             if isinstance(node, ast.ClassDef) and place.function in node.body
         )
-    wanted = f"{place.module}.{name}"
+    yield from _calls().get(f"{place.module}.{name}", ())
+
+
+@cache
+def _calls() -> dict[str, list[tuple[Place, ast.Call]]]:
+    """Return every call of the product under what it calls."""
+    found: dict[str, list[tuple[Place, ast.Call]]] = {}
     for module in module_names():
         for caller, call in places(module):
-            if origin(module, call.func) == wanted:
-                yield caller, call
+            if called := origin(module, call.func):
+                found.setdefault(called, []).append((caller, call))
+    return found
+
+
+def last_name(node: ast.expr) -> str:
+    """Return the last part of a dotted name; an empty text for anything else."""
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
 def _bound(function: Function, call: ast.Call) -> dict[str, ast.expr]:

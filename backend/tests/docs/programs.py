@@ -58,11 +58,13 @@ def serving(*, cwd: Path, **settings: str) -> Iterator[str]:
 
 def _await_health(server: subprocess.Popen[bytes], base_url: str) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        assert server.poll() is None, f"the server ended with {server.returncode} before it answered"
-        try:
-            if httpx.get(f"{base_url}/healthz", timeout=2).status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
+    # One client for all questions: each new one reads the system's certificates.
+    with httpx.Client(base_url=base_url, timeout=2) as http:
+        while time.monotonic() < deadline:
+            assert server.poll() is None, f"the server ended with {server.returncode} before it answered"
+            try:
+                if http.get("/healthz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.05)
     raise AssertionError(f"the server did not answer within {START_SECONDS} s")

@@ -13,9 +13,11 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from tests.docs.pages import fences, read
-from tests.docs.programs import environment, hoc, serving
+from tests.docs.programs import environment, serving
+from tests.factories.databases import Databases
 
 WALK = next(block for block in fences(read("README.md"), "sh") if "curl" in block)
 
@@ -35,12 +37,13 @@ def answers(output: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in output.splitlines() if line.startswith("{")]
 
 
-def test_the_walk_through_works_and_its_proof_notices_a_changed_step(tmp_path: Path) -> None:
+def test_the_walk_through_works_and_its_proof_notices_a_changed_step(
+    databases: Databases, tmp_path: Path
+) -> None:
     assert shutil.which("curl"), "this test plays README's commands and needs curl: install it"
-    database = tmp_path / "hoc.db"
-    settings = {"HOC_DATABASE_URL": f"sqlite:///{database}"}
+    settings = {"HOC_DATABASE_URL": databases.new("sqlite")}
+    database = Path(str(sa.make_url(settings["HOC_DATABASE_URL"]).database))
     install_hoc(tmp_path)
-    assert hoc("migrate", cwd=tmp_path, **settings).returncode == 0
     with serving(cwd=tmp_path, **settings) as base_url:
         # The key is the walk's own; the last line hands it over for what the test asks afterwards.
         played = subprocess.run(

@@ -207,7 +207,7 @@ class Forge:
             consistency = {"from": consistency_from, "hashes": [part.hex() for part in path]}
         header = loads(
             bundle.header(
-                attestation=bundle.envelope(dumps(manifest), attestation_key or self.key),
+                attestation=bundle.envelope(dumps(manifest), [attestation_key or self.key]),
                 checkpoint=self.note(hashes) + "".join(cosignatures),
                 consistency=consistency,
                 vkeys=[self.key.vkey(self.origin)],

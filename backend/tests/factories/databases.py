@@ -24,6 +24,8 @@ class Templates:
     directory: str
     postgres_url: str
     run: str
+    # A server that was given outlives the run; one of the run's own goes with all of its databases.
+    given: bool
 
     @property
     def sqlite_file(self) -> Path:
@@ -35,17 +37,17 @@ class Templates:
         """Return the name of the migrated PostgreSQL database."""
         return f"hoc_{self.run}_template"
 
-    def as_values(self) -> Mapping[str, str]:
+    def as_values(self) -> Mapping[str, object]:
         """Return what `Templates(**values)` needs in another process."""
         return asdict(self)
 
 
-def make_templates(directory: Path, postgres_url: str) -> Templates:
+def make_templates(directory: Path, postgres_url: str, *, given: bool) -> Templates:
     """Migrate one empty database of each dialect to head and return where they are."""
     # Imported here, like all of the application in the harness: a unit test runs without the rest of it.
     from app.db.migrations import upgrade
 
-    templates = Templates(str(directory), postgres_url, run=uuid4().hex[:8])
+    templates = Templates(str(directory), postgres_url, run=uuid4().hex[:8], given=given)
     upgrade(f"sqlite:///{templates.sqlite_file}")
     # The write-ahead log must be in the file before the file is copied.
     engine = sa.create_engine(f"sqlite:///{templates.sqlite_file}", poolclass=sa.NullPool)
@@ -93,8 +95,8 @@ class Databases:
         return _named(self._templates.postgres_url, name)
 
     def close(self) -> None:
-        """Drop the PostgreSQL databases; the SQLite files go with their directory."""
-        for name in self._postgres_names:
+        """Drop the databases on a server that stays; the SQLite files go with their directory."""
+        for name in self._postgres_names if self._templates.given else ():
             drop_database(self._templates.postgres_url, name)
         self._postgres_names.clear()
 

@@ -61,7 +61,7 @@ class Environment:
     def stop(self) -> None:
         """Stop the servers and remove the directory; a second call does nothing."""
         atexit.unregister(self.stop)
-        if self._addresses and self._given_postgres():
+        if self._addresses and self._addresses.templates.given:
             templates = self._addresses.templates
             drop_database(templates.postgres_url, templates.postgres_name)
         self._addresses = None
@@ -74,9 +74,11 @@ class Environment:
     def _start_all(self) -> Addresses:
         self._directory = make_directory()
         self._memory_directory = make_memory_directory()
-        postgres_url = self._given_postgres() or self._start(PostgresServer(self._directory))
+        given = self._given_postgres()
+        postgres_url = given or self._start(PostgresServer(self._directory))
         redis_url = os.environ.get(REDIS_VARIABLE) or self._start(RedisServer(self._directory))
-        return Addresses(make_templates(self._memory_directory or self._directory, postgres_url), redis_url)
+        folder = self._memory_directory or self._directory
+        return Addresses(make_templates(folder, postgres_url, given=given is not None), redis_url)
 
     def _start(self, server: PostgresServer | RedisServer) -> str:
         # Listed before it starts, so that a failed start is cleared away as well.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
@@ -57,10 +59,11 @@ class Opened:
     actor_id: str = "user-1"
     clock: SteppingClock | None = None
     ids: CountingIds | None = None
+    root: SpineRepository | None = None
     repo: SpineRepository = field(init=False)
 
     def __post_init__(self) -> None:
-        self.repo = self.open()
+        self.repo = self.open() if self.root is None else self.root.bind(self.context())
 
     def context(self, **members: str) -> RepositoryContext:
         """Return the tenant's context."""
@@ -80,5 +83,28 @@ class Opened:
         return self.repo
 
     def close(self) -> None:
-        """Close it."""
-        self.repo.close()
+        """Close it, unless others share it."""
+        if self.root is None:
+            self.repo.close()
+
+
+class Roots:
+    """One open repository on each backend, for tests that need a tenant of their own and no more."""
+
+    def __init__(self, folder: Path, postgresql: str, clock: SteppingClock | None = None) -> None:
+        self._urls = {"memory": "memory://", "sqlite_file": str(folder / "shared.db"), "postgres": postgresql}
+        self._clock = clock
+        self._stack = ExitStack()
+        self._open: dict[Backend, SpineRepository] = {}
+
+    def tenant(self, backend: Backend) -> Opened:
+        """Return the shared repository of a backend as a new tenant."""
+        url = self._urls[backend]
+        if backend not in self._open:
+            self._open[backend] = open_repository(url, create=True, clock=self._clock)
+            self._stack.callback(self._open[backend].close)
+        return Opened(backend, url, clock=self._clock, root=self._open[backend])
+
+    def close(self) -> None:
+        """Close them all."""
+        self._stack.close()

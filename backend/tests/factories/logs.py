@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from typer.testing import CliRunner
 
+from app.cli.program import cli
 from app.domains.logs.engines.note import SigningKey
 from app.hoc_spine.coordinators.log_files import LogFiles
 from app.hoc_spine.sequencer import LogSequencer
@@ -34,6 +36,7 @@ class LogWorld:
             "checkpoint_interval_ms": 0,
             **settings,
         }
+        self._owner = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
         self.spine = self.another_spine()
         self.tenant: Tenant = make_tenant(self.spine)
 
@@ -56,9 +59,9 @@ class LogWorld:
     @property
     def key(self) -> SigningKey:
         """The signing key."""
-        key = self.files.signing_key()
-        assert key is not None
-        return key
+        keys = self.files.keys()
+        assert keys is not None
+        return keys.current
 
     def another_spine(self, **settings: Any) -> Spine:
         """Build a spine as another process would."""
@@ -86,10 +89,8 @@ class LogWorld:
     @contextmanager
     def connect(self) -> Iterator[sa.Connection]:
         """Connect as the owner of the database."""
-        engine = sa.create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with engine.connect() as connection:
+        with self._owner.connect() as connection:
             yield connection
-        engine.dispose()
 
     def fact_at(self, index: int) -> str:
         """Return the fact at an index of the log."""
@@ -111,6 +112,19 @@ class LogWorld:
         done = sequencer.drain() if sign else sequencer.run_round()
         sequencer.release()
         return done
+
+    def hoc(self, *arguments: str, code: int = 0, **settings: str) -> str:
+        """Run `hoc` on the database and return what it printed; assert the exit code."""
+        environment = {
+            "HOC_DATABASE_URL": self.url,
+            "HOC_LOG_KEY_FILE": str(self.key_file),
+            "HOC_CHECKPOINT_DIR": str(self.checkpoints),
+            "HOC_LOG_ORIGIN": "hoc.test",
+            **settings,
+        }
+        ended = CliRunner().invoke(cli, arguments, env=environment)
+        assert ended.exit_code == code, (ended.output, ended.exception)
+        return str(ended.stdout if code != 1 else ended.output)
 
     def status(self) -> Any:
         """Return the status of the log."""
@@ -163,7 +177,7 @@ def standing_world(url: str, folder: Path, *, facts: int = 5) -> Iterator[LogWor
     with ExitStack() as stack:
 
         def make(**settings: Any) -> Spine:
-            built = build_spine(Settings(**settings))
+            built = build_spine(Settings(**settings), verify_schema=False)
             stack.callback(built.close)
             return built
 

@@ -35,7 +35,7 @@ class Lab:
     def __init__(self, make_spine: Callable[..., Spine], url: str, folder: Path, **settings: Any) -> None:
         write_new_key(folder / "log-key.pem")
         self.log = LogWorld(make_spine, url, folder, **settings)
-        self.world = rich_run(self.log)
+        self.world = self.plain = rich_run(self.log)
         self.tables: set[str] = set()
 
     @property
@@ -96,7 +96,7 @@ class Lab:
             SpineConnection(connection, self.log.spine.transactions.dialect_name),
             tenant_id=self.tenant_id,
             run_id=run_id or self.world.run_id,
-            key=self.log.key,
+            keys=self.log.files.keys(),
         )
         assert facts is not None
         return judge_run(facts)
@@ -104,7 +104,11 @@ class Lab:
 
 def rich_run(log: LogWorld) -> World:
     """Play a run of two attempts, with accesses, repository writes and late facts, to its end."""
-    world = make_world(log.spine, log.tenant)
+    return play(log, make_world(log.spine, log.tenant))
+
+
+def play(log: LogWorld, world: World) -> World:
+    """Play the run of a world as `rich_run` does."""
     call, run = log.tenant.call, world.run_id
     world.access().unwrap()
     world.append(*(step(index) for index in range(2)))
@@ -112,7 +116,7 @@ def rich_run(log: LogWorld) -> World:
     world.append(*(step(index) for index in range(2)))
     world.append(*(step(index) for index in range(2, 5)))
     world.access(purpose="marketing")
-    call("repository.collections.create", {"name": "by the run"}, run_id=run)
+    call("repository.collections.create", {"name": f"by {run}"}, run_id=run)
     world.complete()
     call("tenants.freeze", {"reason": "after the run"}, run_id=run)
     call("tenants.unfreeze", {"reason": "after the run"}, run_id=run)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -39,6 +40,10 @@ class World:
             "purpose": "support",
         }
         return self.tenant.dispatch("retrieval.access", payload | members)
+
+    def with_run_of_its_own(self) -> World:
+        """Return the same tenant and plane with another run: what a test that disturbs neither needs."""
+        return replace(self, run_id=start_run(self.tenant))
 
     def append(self, *steps: dict[str, Any]) -> Any:
         """Append steps to the run's trace."""
@@ -124,6 +129,9 @@ def step(index: int, **members: Any) -> dict[str, Any]:
     return plain | {"params": {"n": index}, "outcome_data": {"ok": True}} | members
 
 
+_WRITTEN = re.compile(r"\s*(?:UPDATE|DELETE FROM|INSERT INTO)\s+(\w+)")
+
+
 def without_triggers(connection: sa.Connection, *statements: str, **parameters: Any) -> None:
     """Execute statements as a superuser would who drops the triggers; they are put back afterwards."""
     if connection.dialect.name == "postgresql":
@@ -132,7 +140,11 @@ def without_triggers(connection: sa.Connection, *statements: str, **parameters: 
             connection.execute(sa.text(statement), parameters)
         connection.execute(sa.text("SET session_replication_role = DEFAULT"))
         return
-    kept = connection.execute(sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")).all()
+    # All the others would be made anew too, and every connection would read the whole schema again.
+    tables = {match[1] for match in map(_WRITTEN.match, statements) if match}
+    triggers = "SELECT name, sql, tbl_name FROM sqlite_master WHERE type = 'trigger'"
+    found = connection.execute(sa.text(triggers)).all()
+    kept = [(name, definition) for name, definition, table in found if table in tables]
     connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
     for name, _ in kept:
         connection.exec_driver_sql(f"DROP TRIGGER {name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 
 from app.domains.decisions.engines.emitting import About, emit_policy_evaluation_decision
 from app.domains.decisions.engines.recording import link_pre_run
+from app.domains.decisions.errors import DecisionRacedError
 from app.domains.decisions.models.vocabulary import CausalRole, DecisionOutcome
 from app.hoc_spine.handlers.decisions import EMITTERS
 from app.hoc_spine.operation_registry import OperationResult
@@ -50,7 +52,7 @@ OUTCOMES: list[tuple[str, dict[str, Any], str | None]] = [
     ("RECOVERY_EVALUATION", {"failure_type": "y", "recovery_class": "R2"}, "RECOVERY_SUGGESTED"),
     ("RECOVERY_EVALUATION", {"failure_type": "z"}, "RECOVERY_SKIPPED"),
     ("CARE_ROUTING_OPTIMIZED", {**CARE, "signals": {"latency_p95": 2.5}}, "OPTIMIZED_SELECTED"),
-    ("CARE_ROUTING_OPTIMIZED", {**CARE, "confidence": 0.49}, None),
+    ("CARE_ROUTING_OPTIMIZED", {**CARE, "confidence": 0.49}, "BASELINE_SELECTED"),
     ("CARE_ROUTING_OPTIMIZED", {**CARE, "optimized_agent_id": "a"}, None),
 ]
 # decision_type: trigger, role
@@ -228,25 +230,26 @@ def test_a_list_keeps_what_its_filters_say(tenant: Tenant) -> None:
 
 
 def test_the_product_itself_records_evaluations_under_their_own_key_and_role(tenant: Tenant) -> None:
+    about = About(reason="a rule blocks the start", request_id="req-1")
+    blocked = partial(emit_policy_evaluation_decision, outcome=DecisionOutcome.BLOCKED, inputs={"rules": 1})
     with tenant.spine.unit(tenant.context()) as unit:
-        about = About(reason="a rule blocks the start", request_id="req-1")
-        made = emit_policy_evaluation_decision(
-            unit._ctx, DecisionOutcome.BLOCKED, {"rules": 1}, about, role=CausalRole.PRE_RUN, key="k"
-        )
-        again = emit_policy_evaluation_decision(
-            unit._ctx, DecisionOutcome.BLOCKED, {"rules": 1}, about, role=CausalRole.PRE_RUN, key="k"
-        )
-        assert (again.decision_id, again.known) == (made.decision_id, True)
+        made = blocked(unit._ctx, about=about, role=CausalRole.PRE_RUN, key="k")
+        with pytest.raises(DecisionRacedError), unit.inner():
+            blocked(unit._ctx, about=about, role=CausalRole.PRE_RUN, key="k")
         with pytest.raises(HocError, match="reason"), unit.inner():
-            emit_policy_evaluation_decision(
-                unit._ctx, DecisionOutcome.BLOCKED, {}, About(reason=" "), role=CausalRole.PRE_RUN
-            )
-    view = tenant.call("decisions.get", {"decision_id": made.decision_id})
+            blocked(unit._ctx, about=About(reason=" "), role=CausalRole.PRE_RUN)
+    view = tenant.call("decisions.get", {"decision_id": made})
     assert (view.decision_type, view.causal_role, view.idempotency_key) == (
         "POLICY_EVALUATION",
         "PRE_RUN",
         "k",
     )
+
+
+def test_no_outcome_is_out_of_reach() -> None:
+    of_evaluations = {"ALLOWED", "AUDITED", "WARNED", "BLOCKED", "STOPPED", "KILLED", "PREVENTED"}
+    reached = {outcome for _, _, outcome in OUTCOMES if outcome is not None}
+    assert reached | of_evaluations == {outcome.value for outcome in DecisionOutcome}
 
 
 def test_one_decision_told_by_many_at_once_is_recorded_once(

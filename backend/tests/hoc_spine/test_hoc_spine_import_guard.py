@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 BACKEND = Path(__file__).resolve().parents[2]
 
-# Runs in an interpreter of its own: imports the named modules and says what came with them and what they did.
+# Runs in an interpreter of its own: imports modules, layer upon layer, and says each time what is loaded and
+# what was done. What stands beside the layers is imported by a fork, so that it leaves nothing behind.
 WATCH = """
 import json, os, sys, threading
 
@@ -41,9 +44,16 @@ class Environment(dict):
 
 os.environ = Environment(os.environ)
 sys.addaudithook(watch)
-for name in sys.argv[1:]:
-    __import__(name)
-print(json.dumps({"loaded": sorted(sys.modules), "deeds": deeds, "threads": threading.active_count()}))
+for aside, names in json.loads(sys.argv[1]):
+    if aside and (child := os.fork()):
+        os.waitpid(child, 0)
+        continue
+    for name in names:
+        __import__(name)
+    said = {"loaded": sorted(sys.modules), "deeds": deeds, "threads": threading.active_count()}
+    print(json.dumps(said), flush=True)
+    if aside:
+        os._exit(0)
 """
 
 
@@ -57,11 +67,26 @@ def modules_of(*packages: str) -> list[str]:
     return found
 
 
-def imported(*modules: str) -> dict[str, Any]:
-    """Import modules in a fresh interpreter and return what was loaded and done."""
+def machinery() -> list[str]:
+    rooms_above = ("handlers", "coordinators", "worker", "maintenance", "sequencer", "log_watch")
+    rooms_above += ("key_rotation", "log_verifier", "outbox_delivery")
+    above = tuple(f"app.hoc_spine.{name}" for name in rooms_above)
+    return [name for name in modules_of("app.hoc_spine") if not name.startswith(above)]
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, dict[str, Any]]:
+    """What was loaded and done after each layer was imported, in a fresh interpreter."""
+    layers = {
+        "kernel": (False, modules_of("app.kernel")),
+        "connectors": (True, modules_of("app.connectors")),
+        "machinery": (False, machinery()),
+        "spine": (False, modules_of("app.hoc_spine")),
+        "product": (False, modules_of("app")),
+    }
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(BACKEND), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WATCH, *modules],
+        [sys.executable, "-W", "error", "-c", WATCH, json.dumps(list(layers.values()))],
         env=environment,
         capture_output=True,
         text=True,
@@ -69,41 +94,43 @@ def imported(*modules: str) -> dict[str, Any]:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return dict(zip(layers, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
 def loaded_below(found: dict[str, Any], *names: str) -> list[str]:
     return [m for m in found["loaded"] if any(m == name or m.startswith(name + ".") for name in names)]
 
 
-def test_the_spine_knows_no_web_framework() -> None:
-    found = imported(*modules_of("app.hoc_spine"))
+def test_the_spine_knows_no_web_framework(imported: dict[str, dict[str, Any]]) -> None:
+    found = imported["spine"]
     assert loaded_below(found, "fastapi", "starlette", "uvicorn", "app.api", "app.main", "app.cli") == []
 
 
-def test_the_machinery_of_dispatch_knows_no_engine_and_no_driver() -> None:
-    rooms_above = ("handlers", "coordinators", "worker", "maintenance", "sequencer", "log_watch")
-    rooms_above += ("log_verifier", "outbox_delivery")
-    above = tuple(f"app.hoc_spine.{name}" for name in rooms_above)
-    found = imported(*(name for name in modules_of("app.hoc_spine") if not name.startswith(above)))
+def test_the_machinery_of_dispatch_knows_no_engine_and_no_driver(imported: dict[str, dict[str, Any]]) -> None:
+    found = imported["machinery"]
     rooms = {name.split(".")[3] for name in loaded_below(found, "app.domains") if name.count(".") > 2}
     # The tables come with the catalogue, which readiness compares with the database.
     assert rooms <= {"models", "errors", "tables"}
 
 
-def test_the_kernel_knows_nothing_of_the_product_and_no_library_that_reaches_out() -> None:
-    found = imported(*modules_of("app.kernel"))
+def test_the_kernel_knows_nothing_of_the_product_and_no_library_that_reaches_out(
+    imported: dict[str, dict[str, Any]],
+) -> None:
+    found = imported["kernel"]
     assert [m for m in loaded_below(found, "app") if not m.startswith("app.kernel")] == ["app"]
     assert loaded_below(found, "sqlalchemy", "fastapi", "starlette", "redis", "httpx", "psycopg") == []
 
 
-def test_a_connector_brings_no_table_and_no_handler_with_it() -> None:
-    found = imported(*modules_of("app.connectors"))
+def test_a_connector_brings_no_table_and_no_handler_with_it(imported: dict[str, dict[str, Any]]) -> None:
+    found = imported["connectors"]
     assert loaded_below(found, "app.domains", "app.hoc_spine", "app.db", "app.settings", "app.api") == []
 
 
-def test_importing_the_whole_product_does_nothing() -> None:
-    found = imported(*modules_of("app"))
+def test_what_only_some_processes_use_is_loaded_when_they_use_it(imported: dict[str, dict[str, Any]]) -> None:
+    assert loaded_below(imported["product"], "alembic", "cel", "limits", "redis") == []
+
+
+def test_importing_the_whole_product_does_nothing(imported: dict[str, dict[str, Any]]) -> None:
+    found = imported["product"]
     assert found["deeds"] == []
     assert found["threads"] == 1

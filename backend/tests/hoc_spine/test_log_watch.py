@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from app.hoc_spine.log_watch import LogWatch
 from app.hoc_spine.readiness import Component
 from app.hoc_spine.spine import Spine
 from tests.factories.logs import LogWorld
+from tests.factories.processes import fork
 from tests.factories.worlds import start_run, without_triggers
 
 BACKEND = Path(__file__).resolve().parents[2]
@@ -228,23 +229,58 @@ def test_the_command_wants_to_know_where_a_key_belongs(world: LogWorld) -> None:
     assert "NO_KEY_FILE" in ended.stderr
 
 
-def sequencer_process(world: LogWorld) -> subprocess.Popen[bytes]:
-    environment = os.environ | {
+def environment_of(world: LogWorld) -> dict[str, str]:
+    return {
         "HOC_DATABASE_URL": world.url,
         "HOC_LOG_KEY_FILE": str(world.key_file),
         "HOC_CHECKPOINT_DIR": str(world.checkpoints),
         "HOC_LOG_INTERVAL_MS": "10",
         "HOC_CHECKPOINT_INTERVAL_MS": "0",
         "HOC_LOG_BATCH": "2",
-        "PYTHONPATH": str(BACKEND),
     }
-    return subprocess.Popen([sys.executable, "-m", "app.cli", "log", "sequence"], env=environment)
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def start_sequencer(world: LogWorld, *, anew: bool = False) -> int:
+    """Run the command in a fork of the test, or in an interpreter of its own; return its process."""
+    if anew:
+        environment = os.environ | environment_of(world) | {"PYTHONPATH": str(BACKEND)}
+        command = [sys.executable, "-m", "app.cli", "log", "sequence"]
+        return os.posix_spawn(sys.executable, command, environment)
+    child = fork()
+    if not child:
+        code: Any = 1
+        try:
+            os.environ.update(environment_of(world))
+            cli(["log", "sequence"])
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            os._exit(code or 0)
+    return child
+
+
+def exit_code_of(child: int) -> int:
+    """Wait for its end, and bring it about where it does not come."""
+    deadline = time.monotonic() + 30
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+    return os.waitstatus_to_exitcode(ended[1])
+
+
+def has_grown(world: LogWorld, before: int) -> bool:
+    return bool(world.status().size > before)
+
+
+def has_ended(child: int) -> bool:
+    return os.waitpid(child, os.WNOHANG)[0] != 0
+
+
+def wait_until(condition: Callable[[], bool], child: int) -> None:
     deadline = time.monotonic() + 60
     while not condition():
-        assert process.poll() is None, "the sequencer ended by itself"
+        assert not has_ended(child), "the sequencer ended by itself"
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -253,12 +289,12 @@ def test_kill_9_of_a_sequencer_process_loses_nothing(world: LogWorld, owner: sa.
     for _ in range(2):
         world.facts(6)
         before = world.status().size
-        process = sequencer_process(world)
+        child = start_sequencer(world)
         try:
-            wait_until(lambda before=before: world.status().size > before, process)  # type: ignore[misc]
+            wait_until(partial(has_grown, world, before), child)
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            os.kill(child, signal.SIGKILL)
+        assert exit_code_of(child) == -signal.SIGKILL
         owner.execute(sa.text("DELETE FROM worker_leases"))
         world.check(owner)
     world.sequence()
@@ -266,16 +302,19 @@ def test_kill_9_of_a_sequencer_process_loses_nothing(world: LogWorld, owner: sa.
     assert world.status().state == "ACTIVE"
 
 
-def test_a_sequencer_process_ends_cleanly_when_it_is_told_to(world: LogWorld, owner: sa.Connection) -> None:
+def test_a_sequencer_process_ends_cleanly_when_it_is_told_to(
+    world: LogWorld, owner: sa.Connection, dialect: str
+) -> None:
     world.facts(2)
-    process = sequencer_process(world)
+    # What is no fork of a test takes seconds to start: once is enough.
+    child = start_sequencer(world, anew=dialect == "sqlite")
     try:
-        wait_until(lambda: world.status().signed_size > 0, process)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.wait()
+        wait_until(lambda: world.status().signed_size > 0, child)
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    os.kill(child, signal.SIGTERM)
+    assert exit_code_of(child) == 0
     # It gave its lease back.
     world.facts(1)
     assert world.sequence().taken > 0

@@ -6,15 +6,14 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
-from app.bootstrap import build_spine
 from app.hoc_spine.spine import Spine
 from app.hoc_spine.worker import PlaneWorker
-from app.settings import Settings
 from tests.factories.planes import ROOT, move, register_plane, state_of, work_jobs, write_files
 from tests.factories.processes import fork
 from tests.factories.steering import SteerableClock
@@ -25,16 +24,14 @@ FILES = {f"f{number:03}.txt": f"document number {number} speaks of valves" for n
 DEATHS = (9, 31, 67)
 
 
-def die_while_working(
-    settings: Settings, clock: SteerableClock, tenant: Tenant, job_id: str, at: int
-) -> bool:
+def die_while_working(make: Callable[[], Spine], tenant: Tenant, job_id: str, at: int) -> bool:
     """Work a job in a process that is killed before a statement; tell whether it died of that."""
     child = fork()
     if child:
         _, status = os.waitpid(child, 0)
         return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     try:
-        spine = build_spine(settings, clock=clock, verify_schema=False)
+        spine = make()
         seen = 0
 
         def count(*_: Any) -> None:
@@ -49,11 +46,11 @@ def die_while_working(
         os._exit(0)
 
 
-def arrive(settings: Settings, clock: SteerableClock, tenant: Tenant, job_id: str) -> int:
+def arrive(make: Callable[[], Spine], clock: SteerableClock, tenant: Tenant, job_id: str) -> int:
     """Let three workers die over a job and a fourth one finish it; return how many died."""
     died = 0
     for at in DEATHS:
-        died += die_while_working(settings, clock, tenant, job_id, at)
+        died += die_while_working(make, tenant, job_id, at)
         clock.advance(seconds=61)
     work_jobs(tenant.spine, tenant)
     return died
@@ -70,16 +67,14 @@ def test_a_worker_killed_in_each_stage_leaves_a_plane_that_arrives_once(
         "database_url": new_database(),
         "ingest_roots": {ROOT: root},
         "archive_dir": tmp_path / "archive",
-        "log_sequencer": "off",
     }
-    settings = Settings(**members)
     tenant = make_tenant(make_spine(**members))
     plane_id = register_plane(
         tenant, source={"kind": "files", "root": ROOT}, grace_period_days=0, retention_days=0
     )
 
     def work(job_id: str) -> int:
-        return arrive(settings, clock, tenant, job_id)
+        return arrive(partial(make_spine, **members), clock, tenant, job_id)
 
     died = {"verify": work(move(tenant, plane_id, "verify_knowledge_plane").job_id)}
     died["ingest"] = work(move(tenant, plane_id, "ingest_knowledge_plane").job_id)

@@ -23,17 +23,37 @@ from app.library import (
 )
 from app.library_face.repository import SpineRepository
 from tests.factories.databases import Databases
-from tests.factories.library import BACKENDS, Backend, Opened, SteppingClock
+from tests.factories.library import BACKENDS, Backend, Opened, Roots, SteppingClock
 
 
 @pytest.fixture(params=BACKENDS)
-def store(request: pytest.FixtureRequest, databases: Databases, tmp_path: Path) -> Iterator[Opened]:
-    """A repository of a tenant of its own on each backend in turn, with a clock that a test moves."""
-    backend: Backend = request.param
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend in turn."""
+    return request.param
+
+
+@pytest.fixture
+def own(backend: Backend, databases: Databases, tmp_path: Path) -> Iterator[Opened]:
+    """A repository of the test's own, with `reopen()` and a clock that the test moves."""
     url = {"memory": "memory://", "sqlite_file": str(tmp_path / "knowledge.db")}.get(backend)
     opened = Opened(backend, url or databases.shared("postgresql"), clock=SteppingClock())
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="module")
+def roots(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roots]:
+    """The repositories that the other tests share."""
+    folder = tmp_path_factory.mktemp("shared")
+    made = Roots(folder, databases.shared("postgresql"), SteppingClock())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def store(roots: Roots, backend: Backend) -> Opened:
+    """The shared repository with a tenant of the test's own, and a clock that only goes forward."""
+    return roots.tenant(backend)
 
 
 @pytest.fixture
@@ -59,8 +79,8 @@ def is_clean(repo: SpineRepository) -> bool:
     return bool(repo.verify().clean)
 
 
-def test_a_graph_is_there_after_reopening(store: Opened) -> None:
-    repo = store.repo
+def test_a_graph_is_there_after_reopening(own: Opened) -> None:
+    repo = own.repo
     a, b, c = notes(repo, "a", "b", "c")
     first = repo.create_relationship(a, b, "derived_from", source_revision=1, metadata={"w": 1.0})
     repo.create_relationship(b, c, "derived_from")
@@ -77,7 +97,7 @@ def test_a_graph_is_there_after_reopening(store: Opened) -> None:
     )
     assert code_of(ValidationError, lambda: repo.create_relationship(a, a, "cites")) == "SELF_RELATIONSHIP"
     repo.update_relationship(first.id, metadata_patch={"w": 2}, expected_version=1)
-    again = store.reopen()
+    again = own.reopen()
     kept = again.get_relationship(first.id)
     assert (kept.version, kept.metadata, kept.source_revision) == (2, {"w": 2}, 1)
     assert [edge.target_id for edge in again.list_relationships().items] == [b, c]
@@ -93,10 +113,10 @@ def test_a_graph_is_there_after_reopening(store: Opened) -> None:
     assert is_clean(again)
 
 
-def test_the_state_of_a_run_is_there_after_reopening_and_who_lost_it_cannot_end_it(store: Opened) -> None:
-    clock = store.clock
+def test_the_state_of_a_run_is_there_after_reopening_and_who_lost_it_cannot_end_it(own: Opened) -> None:
+    clock = own.clock
     assert clock is not None
-    repo = store.repo
+    repo = own.repo
     (source,) = notes(repo, "source", content="text")
     bundle = repo.create_bundle([{"artifact_id": source, "role": "input"}])
     steps = [{"step_id": "read", "position": 0}, {"step_id": "write", "position": 1, "depends_on": ["read"]}]
@@ -104,7 +124,7 @@ def test_the_state_of_a_run_is_there_after_reopening_and_who_lost_it_cannot_end_
     repo.claim_run(run, worker="one", lease_seconds=60)
     repo.transition_run(run, "running", worker="one")
     repo.put_step(run, "read", status="running", worker="one")
-    again = store.reopen()
+    again = own.reopen()
     kept = again.get_run(run)
     assert (kept.status, kept.lease_owner, kept.parameters) == ("running", "one", {"k": 1.0})
     assert [step.status for step in again.list_steps(run).items] == ["running", "pending"]
@@ -123,7 +143,7 @@ def test_the_state_of_a_run_is_there_after_reopening_and_who_lost_it_cannot_end_
     published = again.publish_run(run, artifacts=[out], status="succeeded", manifest={}, worker="two")
     assert code_of(ConflictError, lambda: again.seal_manifest(run, environment={"other": 1})) == "SEALED"
     assert again.seal_manifest(run).changed is False
-    last = store.reopen()
+    last = own.reopen()
     assert last.get_manifest(run).manifest_digest == published.manifest.manifest_digest
     assert [item.role for item in last.get_run(run).outputs] == ["output"]
     made = last.get_run(run).outputs[0].artifact_id
@@ -136,15 +156,15 @@ def test_the_state_of_a_run_is_there_after_reopening_and_who_lost_it_cannot_end_
     assert is_clean(last)
 
 
-def test_what_was_redacted_stays_a_stub_everywhere(store: Opened, tmp_path: Path) -> None:
-    repo = store.repo
+def test_what_was_redacted_stays_a_stub_everywhere(own: Opened, tmp_path: Path) -> None:
+    repo = own.repo
     (secret,) = notes(repo, "secret plan", content="secret words", metadata={"who": "me"})
     repo.update_artifact(secret, content="more secret words")
     package = repo.create_context_package("context", [{"kind": "artifact", "artifact_id": secret}])
     bundle = repo.create_bundle([{"artifact_id": secret, "revision": 1, "role": "input"}])
     digests = [item.revision_digest for item in repo.list_revisions(secret).items]
     repo.redact_artifact(secret, revisions="all", reason="asked for", legal_basis="a law")
-    again = store.reopen()
+    again = own.reopen()
     assert code_of(GoneError, lambda: again.get_content(secret)) == "CONTENT_REDACTED"
     assert code_of(GoneError, lambda: again.get_content(secret, 1)) == "CONTENT_REDACTED"
     stub = again.get_artifact(secret)
@@ -178,15 +198,15 @@ def test_a_version_that_went_away_and_came_back_is_another_one(repo: SpineReposi
     assert repo.update_artifact(made, content="C", expected_version=3).changed
 
 
-def test_bytes_that_nothing_needs_are_collected_and_the_rest_stays(store: Opened) -> None:
-    clock = store.clock
+def test_bytes_that_nothing_needs_are_collected_and_the_rest_stays(own: Opened) -> None:
+    clock = own.clock
     assert clock is not None
-    repo = store.repo
+    repo = own.repo
     gone, kept = notes(repo, "gone", content="only here") + notes(repo, "kept", content="still read")
     repo.delete_artifact(gone)
     clock.moment += timedelta(days=31)
     assert (repo.gc().candidates, repo.gc(dry_run=False).collected) == (1, 1)
-    again = store.reopen()
+    again = own.reopen()
     assert code_of(GoneError, lambda: again.get_content(gone, 1)) == "CONTENT_COLLECTED"
     assert code_of(ConflictError, lambda: again.restore_artifact(gone)) == "RESTORE_IMPOSSIBLE"
     assert again.get_content(kept) == b"still read"
@@ -227,7 +247,7 @@ def test_the_changes_replayed_from_any_number_give_the_state(repo: SpineReposito
 
 
 # A database in memory has no second version of a page: there, who writes waits for who reads.
-@pytest.mark.parametrize("store", ["sqlite_file", "postgres"], indirect=True)
+@pytest.mark.parametrize("backend", ["sqlite_file", "postgres"])
 def test_what_is_written_during_an_export_stays_out(store: Opened, tmp_path: Path) -> None:
     repo = store.repo
     notes(repo, "before", content="words")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -201,13 +201,9 @@ WRITES: tuple[Write, ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
-def test_a_write_that_fails_after_any_statement_leaves_nothing(
-    tenant: Tenant, make_spine: Callable[..., Spine], second_connection: sa.Connection, write: Write
-) -> None:
-    operation, payload = write(tenant)
-    engine = (spine := make_spine()).transactions.engine
-    here = Tenant(spine, tenant.tenant_id)
+@pytest.fixture
+def fault(spine: Spine) -> Iterator[dict[str, int]]:
+    """Raises after so many writing statements of the spine; `seen` counts them."""
     fault = {"after": 0, "seen": 0}
 
     def count(_c: Any, _cursor: Any, statement: str, _p: Any, _x: Any, _m: bool) -> None:
@@ -216,11 +212,20 @@ def test_a_write_that_fails_after_any_statement_leaves_nothing(
             if fault["seen"] == fault["after"]:
                 raise Fault
 
-    sa.event.listen(engine, "after_cursor_execute", count)
+    sa.event.listen(spine.transactions.engine, "after_cursor_execute", count)
+    yield fault
+    sa.event.remove(spine.transactions.engine, "after_cursor_execute", count)
+
+
+@pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
+def test_a_write_that_fails_after_any_statement_leaves_nothing(
+    tenant: Tenant, fault: dict[str, int], second_connection: sa.Connection, write: Write
+) -> None:
+    operation, payload = write(tenant)
     before = footprint(second_connection, tenant)
     while True:
         fault |= {"after": fault["after"] + 1, "seen": 0}
-        result = here.dispatch(operation, payload)
+        result = tenant.dispatch(operation, payload)
         if result.success:
             break
         assert result.error_code == "HANDLER_EXCEPTION:Fault"

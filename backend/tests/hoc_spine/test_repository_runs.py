@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -62,28 +63,26 @@ def test_a_run_without_an_id_gets_one_and_the_trace_of_its_request(tenant: Tenan
     assert made.trace_id == "ab" * 16
 
 
-@pytest.mark.parametrize(
-    ("members", "code"),
-    [
-        ({"run_id": "a/b"}, "INVALID_ID"),
-        ({"run_id": "taken"}, "DUPLICATE_ID"),
-        ({"operation": ""}, "INVALID_INPUT"),
-        ({"operation": " "}, "INVALID_INPUT"),
-        ({"parameters": [1]}, "INVALID_METADATA"),
-        ({"parameters": {"a": "\x00"}}, "INVALID_METADATA"),
-        ({"bundle_id": "bnd_nobody"}, "REFERENCE_NOT_FOUND"),
-        ({"bundle_id": "a\x01b"}, "REFERENCE_NOT_FOUND"),
-        ({"parent_run_id": "nobody"}, "REFERENCE_NOT_FOUND"),
-        ({"actor_id": "eve"}, "INVALID_INPUT"),
-        ({"tenant_id": "t"}, "INVALID_INPUT"),
-    ],
-)
-def test_what_makes_no_run_is_refused_and_leaves_nothing(
-    tenant: Tenant, members: dict[str, Any], code: str
-) -> None:
+NO_RUNS = [
+    ({"run_id": "a/b"}, "INVALID_ID"),
+    ({"run_id": "taken"}, "DUPLICATE_ID"),
+    ({"operation": ""}, "INVALID_INPUT"),
+    ({"operation": " "}, "INVALID_INPUT"),
+    ({"parameters": [1]}, "INVALID_METADATA"),
+    ({"parameters": {"a": "\x00"}}, "INVALID_METADATA"),
+    ({"bundle_id": "bnd_nobody"}, "REFERENCE_NOT_FOUND"),
+    ({"bundle_id": "a\x01b"}, "REFERENCE_NOT_FOUND"),
+    ({"parent_run_id": "nobody"}, "REFERENCE_NOT_FOUND"),
+    ({"actor_id": "eve"}, "INVALID_INPUT"),
+    ({"tenant_id": "t"}, "INVALID_INPUT"),
+]
+
+
+def test_what_makes_no_run_is_refused_and_leaves_nothing(tenant: Tenant) -> None:
     create(tenant, run_id="taken")
-    assert refusal(tenant, "runs.create", {"operation": "x", **members}) == code
-    assert [record.entity_id for record in changes(tenant)] == ["taken"]
+    for members, code in NO_RUNS:
+        assert refusal(tenant, "runs.create", {"operation": "x", **members}) == code, members
+        assert [record.entity_id for record in changes(tenant)] == ["taken"]
 
 
 def test_a_run_id_is_the_tenants_own(tenant: Tenant, other_tenant: Tenant) -> None:
@@ -131,30 +130,29 @@ def test_lists_page_through_runs_by_status_and_operation(tenant: Tenant) -> None
     assert refusal(tenant, "runs.list", wrong) == "INVALID_CURSOR"
 
 
-@pytest.mark.parametrize("current", STATUSES)
-@pytest.mark.parametrize("wanted", STATUSES)
-def test_the_state_table_of_runs_holds(tenant: Tenant, current: str, wanted: str) -> None:
-    run_id = run_in(tenant, current)
-    before = call(tenant, "runs.get", {"run_id": run_id})
-    result = tenant.dispatch("repository.runs.transition", {"run_id": run_id, "status": wanted})
-    after = call(tenant, "runs.get", {"run_id": run_id})
-    if current == wanted:
-        assert (result.unwrap().changed, result.unwrap().change) == (False, None)
-        assert after == before
-    elif wanted in TRANSITIONS[OperationRunStatus(current)]:
-        done = result.unwrap()
-        assert (done.changed, done.run.version, after.status) == (True, before.version + 1, wanted)
-        assert (after.finished_at is not None) == (wanted in ("succeeded", "failed", "cancelled"))
-        assert (after.started_at is None) == (wanted == "cancelled" and current == "pending")
-    else:
-        assert result.error is not None
-        assert result.error_code == "INVALID_TRANSITION"
-        assert result.error.extra == {
-            "from": current,
-            "to": wanted,
-            "allowed": list(TRANSITIONS[OperationRunStatus(current)]),
-        }
-        assert after == before
+def test_the_state_table_of_runs_holds(tenant: Tenant) -> None:
+    for current, wanted in itertools.product(STATUSES, STATUSES):
+        run_id = run_in(tenant, current)
+        before = call(tenant, "runs.get", {"run_id": run_id})
+        result = tenant.dispatch("repository.runs.transition", {"run_id": run_id, "status": wanted})
+        after = call(tenant, "runs.get", {"run_id": run_id})
+        if current == wanted:
+            assert (result.unwrap().changed, result.unwrap().change) == (False, None)
+            assert after == before
+        elif wanted in TRANSITIONS[OperationRunStatus(current)]:
+            done = result.unwrap()
+            assert (done.changed, done.run.version, after.status) == (True, before.version + 1, wanted)
+            assert (after.finished_at is not None) == (wanted in ("succeeded", "failed", "cancelled"))
+            assert (after.started_at is None) == (wanted == "cancelled" and current == "pending")
+        else:
+            assert result.error is not None
+            assert result.error_code == "INVALID_TRANSITION"
+            assert result.error.extra == {
+                "from": current,
+                "to": wanted,
+                "allowed": list(TRANSITIONS[OperationRunStatus(current)]),
+            }
+            assert after == before
 
 
 def test_the_state_table_is_the_one_that_is_documented() -> None:
@@ -331,31 +329,30 @@ def test_no_workflow_run_is_made_for_a_governed_run_that_has_ended(tenant: Tenan
     assert changes(tenant) == []
 
 
-@pytest.mark.parametrize("status", ["pending", "running", "waiting", "succeeded", "failed", "cancelled"])
-@pytest.mark.parametrize("ending", ["succeeded", "failed", "halted", "cancelled"])
-def test_the_end_of_a_governed_run_ends_its_workflow_run(tenant: Tenant, status: str, ending: str) -> None:
-    governed = start_run(tenant)
-    create(tenant, run_id=governed)
-    for step in WAYS[status]:
-        move(tenant, governed, step)
-    if status in ("pending", "running", "waiting"):
-        claim(tenant, governed, "w", 600)
-    before = call(tenant, "runs.get", {"run_id": governed})
-    records = len(changes(tenant))
-    tenant.call("runs.complete", {"run_id": governed, "status": ending})
-    after = call(tenant, "runs.get", {"run_id": governed})
-    if status in ("succeeded", "failed", "cancelled"):
-        assert after == before
-        assert len(changes(tenant)) == records
-        return
-    expected = ending if status == "running" and ending in ("succeeded", "failed") else "cancelled"
-    assert (after.status, after.version) == (expected, before.version + 1)
-    assert (after.finished_at is not None, after.lease_owner) == (True, None)
-    (record,) = changes(tenant)[records:]
-    assert (record.entity_id, record.action, record.run_id) == (governed, "TRANSITIONED", governed)
-    proof = tenant.call("runs.proof", {"run_id": governed})
-    assert proof.facts.status == "COMPLETE"
-    assert proof.integrity.failure_code is None
+def test_the_end_of_a_governed_run_ends_its_workflow_run(tenant: Tenant) -> None:
+    for status, ending in itertools.product(WAYS, ("succeeded", "failed", "halted", "cancelled")):
+        governed = start_run(tenant)
+        create(tenant, run_id=governed)
+        for step in WAYS[status]:
+            move(tenant, governed, step)
+        if status in ("pending", "running", "waiting"):
+            claim(tenant, governed, "w", 600)
+        before = call(tenant, "runs.get", {"run_id": governed})
+        records = len(changes(tenant))
+        tenant.call("runs.complete", {"run_id": governed, "status": ending})
+        after = call(tenant, "runs.get", {"run_id": governed})
+        if status in ("succeeded", "failed", "cancelled"):
+            assert after == before
+            assert len(changes(tenant)) == records
+            continue
+        expected = ending if status == "running" and ending in ("succeeded", "failed") else "cancelled"
+        assert (after.status, after.version) == (expected, before.version + 1)
+        assert (after.finished_at is not None, after.lease_owner) == (True, None)
+        (record,) = changes(tenant)[records:]
+        assert (record.entity_id, record.action, record.run_id) == (governed, "TRANSITIONED", governed)
+        proof = tenant.call("runs.proof", {"run_id": governed})
+        assert proof.facts.status == "COMPLETE"
+        assert proof.integrity.failure_code is None
 
 
 def test_a_governed_run_past_its_deadline_ends_its_workflow_run_too(

@@ -11,29 +11,44 @@ import sqlalchemy as sa
 from app.domains.retrieval.engines import evidence as evidence_engine
 from app.hoc_spine.coordinators import retrieval_access
 from app.hoc_spine.spine import Spine
-from app.hoc_spine.transactions import CommitUnknownError, Transactions
+from app.hoc_spine.transactions import CommitUnknownError, Transactions, statement_counter
 from app.kernel.errors import ErrorKind, HocError
 from tests.factories.planes import move
-from tests.factories.tenants import Tenant, operator_context
+from tests.factories.tenants import Tenant, make_tenant, operator_context
 from tests.factories.worlds import World, make_plane, make_rule, make_world, start_run, without_triggers
 
 
+@pytest.fixture(scope="module")
+def home(spine: Spine) -> World:
+    return make_world(spine, make_tenant(spine))
+
+
 @pytest.fixture
-def world(spine: Spine, tenant: Tenant) -> World:
+def world(home: World) -> World:
+    """A run of the test's own in the module's tenant, whose plane and rule it leaves as they are."""
+    return home.with_run_of_its_own()
+
+
+@pytest.fixture
+def own_world(spine: Spine, tenant: Tenant) -> World:
+    """A tenant, a plane and a rule of the test's own, too."""
     return make_world(spine, tenant)
 
 
-def evidence_rows(connection: sa.Connection, tenant: Tenant) -> list[Any]:
-    """Return every evidence row of the tenant, as another connection sees it."""
+def evidence_rows(connection: sa.Connection, world: World) -> list[Any]:
+    """Return the evidence rows the tenant got since the run began, as another connection sees them."""
     statement = sa.text("SELECT * FROM retrieval_evidence WHERE tenant_id = :t ORDER BY evidence_id")
-    return list(connection.execute(statement, {"t": tenant.tenant_id}).mappings())
+    rows = connection.execute(statement, {"t": world.tenant.tenant_id}).mappings()
+    # Ids are in the order of their making.
+    began = world.run_id.removeprefix("run_")
+    return [row for row in rows if row["evidence_id"].removeprefix("ev_") > began]
 
 
 def denied(world: World, connection: sa.Connection, code: str, **members: Any) -> None:
     """Ask, and expect this denial with its one evidence row and no data."""
-    before = len(evidence_rows(connection, world.tenant))
+    before = len(evidence_rows(connection, world))
     result = world.access(**members)
-    rows = evidence_rows(connection, world.tenant)
+    rows = evidence_rows(connection, world)
     assert (result.error_code, result.data) == (code, None)
     assert len(rows) == before + 1
     assert (rows[-1]["outcome"], rows[-1]["reason_code"], rows[-1]["documents"]) == ("DENIED", code, "[]")
@@ -47,7 +62,7 @@ def test_an_allowed_access_cites_what_it_returns(world: World, second_connection
     assert found["artifact_id"] == world.artifacts["refunds.md"]
     assert (found["revision"], found["name"]) == (1, "refunds.md")
     assert found["digest"].startswith("sha256:")
-    (row,) = evidence_rows(second_connection, world.tenant)
+    (row,) = evidence_rows(second_connection, world)
     assert (row["outcome"], row["doc_count"], row["run_id"]) == ("ALLOWED", 1, world.run_id)
     assert row["token_count"] == result.tokens_consumed > 0
     cited = second_connection.execute(
@@ -55,6 +70,19 @@ def test_an_allowed_access_cites_what_it_returns(world: World, second_connection
         {"e": result.evidence_id},
     ).one()
     assert tuple(cited) == (found["artifact_id"], 1, found["digest"])
+
+
+def test_an_allowed_search_is_three_statements_to_read_and_three_to_write(world: World) -> None:
+    assert world.access("refund order").success
+    spine = world.tenant.spine
+    heard: list[str] = []
+    statement_counter(spine.transactions.engine, heard.append)
+    assert world.access("refund order").success
+    begins = [place for place, text in enumerate(heard) if text.startswith("BEGIN")]
+    reading, writing = heard[: begins[1]], heard[begins[1] :]
+    # SQLite has no statement that writes two tables.
+    more = 2 if spine.transactions.dialect_name == "sqlite" else 0
+    assert (len(reading) - 2, len(writing) - 2) == (3, 3 + more), heard
 
 
 def test_the_question_is_kept_only_as_a_keyed_hash_unless_the_plane_logs_it(
@@ -85,15 +113,15 @@ def test_an_unknown_plane_is_denied(world: World, second_connection: sa.Connecti
     denied(world, second_connection, "PLANE_NOT_FOUND", plane_id="kp_unknown")
 
 
-def test_a_plane_that_is_not_active_is_denied(world: World, second_connection: sa.Connection) -> None:
-    move(world.tenant, world.plane_id, "deregister_knowledge_plane")
-    denied(world, second_connection, "PLANE_NOT_ACTIVE")
+def test_a_plane_that_is_not_active_is_denied(own_world: World, second_connection: sa.Connection) -> None:
+    move(own_world.tenant, own_world.plane_id, "deregister_knowledge_plane")
+    denied(own_world, second_connection, "PLANE_NOT_ACTIVE")
 
 
-def test_a_suspended_plane_is_denied_at_once(world: World, second_connection: sa.Connection) -> None:
-    payload = {"plane_id": world.plane_id, "suspended": True, "reason": "leak"}
-    world.tenant.call("knowledge.planes.set_suspension", payload)
-    denied(world, second_connection, "PLANE_SUSPENDED")
+def test_a_suspended_plane_is_denied_at_once(own_world: World, second_connection: sa.Connection) -> None:
+    payload = {"plane_id": own_world.plane_id, "suspended": True, "reason": "leak"}
+    own_world.tenant.call("knowledge.planes.set_suspension", payload)
+    denied(own_world, second_connection, "PLANE_SUSPENDED")
 
 
 def test_a_plane_bound_after_the_run_started_is_no_plane_of_its_snapshot(
@@ -118,7 +146,7 @@ def test_a_deny_rule_denies_over_an_allow(
     plane_id, artifacts = make_plane(spine, tenant, rule_ids=(allow, deny))
     world = World(tenant, plane_id, allow, start_run(tenant), artifacts)
     denied(world, second_connection, "DENIED_BY_RULE")
-    (row,) = evidence_rows(second_connection, tenant)
+    (row,) = evidence_rows(second_connection, world)
     assert allow in row["matched_rules"]
     assert deny in row["matched_rules"]
 
@@ -137,10 +165,10 @@ def test_a_condition_that_cannot_be_judged_denies(
     denied(world, second_connection, "POLICY_CONDITION_ERROR")
 
 
-def test_a_revoked_rule_denies_running_runs(world: World, second_connection: sa.Connection) -> None:
-    payload = {"rule_id": world.rule_id, "reason": "wrong", "revoke": True}
-    world.tenant.call("policies.rules.retire", payload)
-    denied(world, second_connection, "POLICY_REVOKED")
+def test_a_revoked_rule_denies_running_runs(own_world: World, second_connection: sa.Connection) -> None:
+    payload = {"rule_id": own_world.rule_id, "reason": "wrong", "revoke": True}
+    own_world.tenant.call("policies.rules.retire", payload)
+    denied(own_world, second_connection, "POLICY_REVOKED")
 
 
 def test_a_snapshot_that_was_edited_denies(
@@ -162,21 +190,23 @@ def test_a_snapshot_that_was_edited_denies(
 
 
 def test_the_kill_switch_denies_and_degraded_mode_does_not(
-    spine: Spine, world: World, second_connection: sa.Connection
+    spine: Spine, own_world: World, second_connection: sa.Connection
 ) -> None:
-    world.tenant.call("tenants.freeze", {"reason": "stop"})
-    denied(world, second_connection, "KILL_SWITCH")
-    world.tenant.call("tenants.unfreeze", {"reason": "go on"})
+    own_world.tenant.call("tenants.freeze", {"reason": "stop"})
+    denied(own_world, second_connection, "KILL_SWITCH")
+    own_world.tenant.call("tenants.unfreeze", {"reason": "go on"})
     spine.dispatch("ops.degraded.enter", operator_context(), {"reason": "disk"}).unwrap()
     try:
-        assert world.access().success
+        assert own_world.access().success
     finally:
         spine.dispatch("ops.degraded.exit", operator_context(), {"reason": "mended"}).unwrap()
 
 
-def test_a_suspended_tenant_is_denied_with_evidence(world: World, second_connection: sa.Connection) -> None:
-    world.tenant.suspend()
-    denied(world, second_connection, "TENANT_INACTIVE")
+def test_a_suspended_tenant_is_denied_with_evidence(
+    own_world: World, second_connection: sa.Connection
+) -> None:
+    own_world.tenant.suspend()
+    denied(own_world, second_connection, "TENANT_INACTIVE")
 
 
 @pytest.mark.parametrize(
@@ -204,7 +234,7 @@ def test_what_is_no_attempt_leaves_no_evidence(world: World, second_connection: 
     assert repeated.error_code == "IDEMPOTENCY_NOT_SUPPORTED"
     unscoped = world.tenant.dispatch("retrieval.access", payload, scopes=("retrieval:read",))
     assert unscoped.error_code == "INSUFFICIENT_SCOPE"
-    assert evidence_rows(second_connection, world.tenant) == []
+    assert evidence_rows(second_connection, world) == []
 
 
 def test_a_failing_connector_is_recorded_as_failed(
@@ -218,7 +248,7 @@ def test_a_failing_connector_is_recorded_as_failed(
 
     monkeypatch.setattr(type(connector), "execute", broken)
     result = world.access()
-    (row,) = evidence_rows(second_connection, world.tenant)
+    (row,) = evidence_rows(second_connection, world)
     assert (result.error_code, row["outcome"], row["reason_code"]) == (
         "INTERNAL_ERROR",
         "FAILED",
@@ -271,7 +301,7 @@ def test_a_change_between_reading_and_recording_drops_the_data(
         members = {"config": {**view.config, "max_documents": 1}}
     _between(monkeypatch, lambda: tenant.call(operation, {**named, **members}))
     result = world.access()
-    (row,) = evidence_rows(second_connection, tenant)
+    (row,) = evidence_rows(second_connection, world)
     assert (result.error_code, result.data) == (code, None)
     assert (row["outcome"], row["reason_code"], row["documents"]) == ("DENIED", code, "[]")
     assert bool(row["revoked_in_flight"])
@@ -291,7 +321,7 @@ def test_a_run_that_ends_while_its_evidence_is_written_gains_no_allowed_row(
 
     monkeypatch.setattr(evidence_engine, "insert", end_then_insert)
     result = world.access()
-    (row,) = evidence_rows(second_connection, world.tenant)
+    (row,) = evidence_rows(second_connection, world)
     if ended:
         assert (result.error_code, row["reason_code"]) == ("RUN_NOT_RUNNING", "RUN_NOT_RUNNING")
         leaf = second_connection.execute(
@@ -329,7 +359,7 @@ def test_a_commit_whose_outcome_is_unknown_is_looked_up_before_anything_leaves(
     result = world.access()
     assert connection_of_reads is world.tenant.spine.transactions
     assert result.success
-    (row,) = evidence_rows(second_connection, world.tenant)
+    (row,) = evidence_rows(second_connection, world)
     assert row["evidence_id"] == result.unwrap().evidence_id
 
 
@@ -342,7 +372,7 @@ def test_data_is_dropped_when_its_evidence_cannot_be_recorded(
     monkeypatch.setattr(evidence_engine, "insert", full)
     result = world.access()
     assert (result.error_code, result.data) == ("EVIDENCE_NOT_RECORDED", None)
-    assert evidence_rows(second_connection, world.tenant) == []
+    assert evidence_rows(second_connection, world) == []
 
 
 def test_caps_are_the_smallest_of_rule_and_plane(spine: Spine, tenant: Tenant) -> None:
@@ -362,7 +392,7 @@ def test_explain_says_what_access_would_and_leaves_no_evidence(
     assert (told.allowed, told.reason_code.value) == (True, "OK")
     refused = world.tenant.call("retrieval.explain", {**ask, "purpose": "marketing"})
     assert (refused.allowed, refused.reason_code.value) == (False, "NO_MATCHING_RULE")
-    assert evidence_rows(second_connection, world.tenant) == []
+    assert evidence_rows(second_connection, world) == []
 
 
 def test_evidence_is_listed_newest_first_filtered_and_paged(world: World) -> None:
@@ -379,7 +409,7 @@ def test_evidence_is_listed_newest_first_filtered_and_paged(world: World) -> Non
         if cursor is None:
             break
     assert seen == ["OK", "NO_MATCHING_RULE", "OK"]
-    only = world.tenant.call("retrieval.evidence.list", {"outcome": "DENIED"})
+    only = world.tenant.call("retrieval.evidence.list", {"run_id": world.run_id, "outcome": "DENIED"})
     assert [item.reason_code.value for item in only.items] == ["NO_MATCHING_RULE"]
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,18 @@ import pytest
 import sqlalchemy as sa
 
 from app.bootstrap import build_spine
+from app.connectors.sql import SqlConnector
 from app.domains.retrieval.engines import evidence as evidence_engine
+from app.hoc_spine.coordinators import retrieval_access
+from app.hoc_spine.maintenance import Maintenance
 from app.hoc_spine.operation_registry import OperationResult
 from app.hoc_spine.spine import Spine
+from app.kernel.errors import ErrorKind
 from app.settings import Settings
 from tests.factories.foreign import WebService, answer_of, fill_sqlite
 from tests.factories.planes import move, work_jobs
 from tests.factories.processes import Answering, fork
+from tests.factories.steering import SteerableClock
 from tests.factories.tenants import Tenant, make_tenant
 from tests.factories.worlds import World, make_rule, make_world, start_run
 
@@ -235,7 +242,27 @@ def test_a_crash_between_reading_and_the_commit_gives_nothing_away(
     assert len(rows_of(second_connection, world.tenant)) == 1
 
 
-def test_a_bug_between_reading_and_the_commit_gives_nothing_away(
+def test_a_bug_on_the_way_is_the_failure_that_the_evidence_tells_of(
+    world: World, second_connection: sa.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_row = OneRow(second_connection, world.tenant)
+    for place, name in ((retrieval_access, "decide_access"), (evidence_engine, "insert")):
+        works, broken = getattr(place, name), iter([True])
+
+        def once(*arguments: Any, works: Any = works, broken: Any = broken, **named: Any) -> Any:
+            if next(broken, False):
+                raise ValueError("a bug")
+            return works(*arguments, **named)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, once)
+            result = world.access()
+        one_row(result, "FAILED", "INTERNAL_ERROR")
+        assert result.error is not None
+        assert (result.error.kind, result.committed) == (ErrorKind.UPSTREAM_FAILED, True)
+
+
+def test_a_bug_that_stays_gives_nothing_away(
     world: World, second_connection: sa.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
@@ -243,9 +270,117 @@ def test_a_bug_between_reading_and_the_commit_gives_nothing_away(
 
     monkeypatch.setattr(evidence_engine, "insert", broken)
     result = world.access()
-    assert (result.data, result.committed) == (None, False)
-    assert result.error_code == "HANDLER_EXCEPTION:ValueError"
+    assert (result.data, result.committed, result.error_code) == (None, False, "EVIDENCE_NOT_RECORDED")
     assert rows_of(second_connection, world.tenant) == []
+
+
+@pytest.fixture
+def orders(federated: Tenant) -> Callable[[Tenant], OperationResult]:
+    """One access to a source outside, in a run of its own."""
+    config = {"driver": "sqlite", "credential_ref": "env://ORDERS_DSN", "templates": SQL_TEMPLATES[:1]}
+    plane_id = make_foreign(federated, "sql", config)
+    start_run(federated, run_id="r-1")
+    params = {"note": "credit union"}
+    return lambda tenant: ask(tenant, "r-1", plane_id, template_id="by-note", params=params)
+
+
+def test_an_access_that_is_killed_has_exactly_one_row_that_says_it_failed(
+    federated: Tenant,
+    orders: Callable[[Tenant], OperationResult],
+    second_connection: sa.Connection,
+    clock: SteerableClock,
+) -> None:
+    spine = federated.spine
+    for place, name in ((SqlConnector, "execute"), (evidence_engine, "insert"), (evidence_engine, "build")):
+        child = fork()
+        if not child:
+            try:
+                own = Tenant(build_spine(spine.services.settings, verify_schema=False), federated.tenant_id)
+                setattr(place, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+                orders(own)
+            finally:
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    # The last one died before its source was asked: that was no attempt that anybody outside saw.
+    assert (rows_of(second_connection, federated), journal(second_connection, federated)) == ([], 2)
+    assert Maintenance(spine).run_round().done["retrieval.recover"] == 0
+    federated.call("runs.complete", {"run_id": "r-1", "status": "succeeded"})
+    clock.advance(minutes=5)
+    assert recover_at_once(federated) == 2
+    rows = rows_of(second_connection, federated)
+    assert [(row["outcome"], row["reason_code"], row["documents"]) for row in rows] == [
+        ("FAILED", "INTERNAL_ERROR", "[]")
+    ] * 2
+    assert {row["actor_id"] for row in rows} == {"user-1"}
+    assert journal(second_connection, federated) == 0
+    late = sa.text("SELECT late FROM log_leaves WHERE tenant_id = :t AND type = 'retrieval.evidence'")
+    found = second_connection.execute(late, {"t": federated.tenant_id}).scalars()
+    assert [bool(value) for value in found] == [True, True]
+    proof = federated.call("runs.proof", {"run_id": "r-1"})
+    assert proof.integrity.verification_status != "FAILED"
+    assert proof.facts.status == "COMPLETE"
+    assert Maintenance(spine).run_round().done["retrieval.recover"] == 0
+
+
+def recover_at_once(tenant: Tenant) -> int:
+    """Let four workers recover at the same moment; return how many accesses they say they recovered."""
+    barrier = threading.Barrier(4)
+
+    def work(_: int) -> int:
+        barrier.wait()
+        return int(tenant.call("retrieval.recover", door="worker").recovered)
+
+    with ThreadPoolExecutor(4) as pool:
+        return sum(pool.map(work, range(4)))
+
+
+def journal(connection: sa.Connection, tenant: Tenant) -> int:
+    """How many accesses are open."""
+    count = sa.text("SELECT count(*) FROM retrieval_attempts WHERE tenant_id = :t")
+    return int(connection.execute(count, {"t": tenant.tenant_id}).scalar_one())
+
+
+def test_an_access_that_was_given_up_answers_as_its_evidence_says(
+    federated: Tenant,
+    orders: Callable[[Tenant], OperationResult],
+    second_connection: sa.Connection,
+    clock: SteerableClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one_row = OneRow(second_connection, federated)
+    one_row(orders(federated), "ALLOWED", "OK")
+    assert journal(second_connection, federated) == 0
+    execute = SqlConnector.execute
+
+    def slow(*arguments: Any, **named: Any) -> Any:
+        found = execute(*arguments, **named)
+        clock.advance(minutes=5)
+        assert federated.call("retrieval.recover", door="worker").recovered == 1
+        return found
+
+    monkeypatch.setattr(SqlConnector, "execute", slow)
+    one_row(orders(federated), "FAILED", "INTERNAL_ERROR")
+
+
+def test_a_bug_that_stays_leaves_the_evidence_of_a_foreign_access_to_maintenance(
+    federated: Tenant,
+    orders: Callable[[Tenant], OperationResult],
+    second_connection: sa.Connection,
+    clock: SteerableClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ValueError("a bug")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evidence_engine, "insert", broken)
+        assert orders(federated).error_code == "EVIDENCE_NOT_RECORDED"
+    assert rows_of(second_connection, federated) == []
+    clock.advance(minutes=5)
+    assert Maintenance(federated.spine).run_round().done["retrieval.recover"] == 1
+    (row,) = rows_of(second_connection, federated)
+    assert (row["outcome"], row["reason_code"]) == ("FAILED", "INTERNAL_ERROR")
 
 
 def test_another_process_obeys_at_once(world: World) -> None:

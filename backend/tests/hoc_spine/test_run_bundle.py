@@ -42,9 +42,9 @@ def plane(log: LogWorld) -> World:
 
 
 @pytest.fixture
-def running(log: LogWorld, plane: World) -> World:
+def running(plane: World) -> World:
     """A run that has just begun."""
-    return replace(plane, run_id=start_run(log.tenant))
+    return plane.with_run_of_its_own()
 
 
 @pytest.fixture

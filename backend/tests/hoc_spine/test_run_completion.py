@@ -412,16 +412,10 @@ def footprint(connection: sa.Connection, tenant: Tenant) -> list[Any]:
     return found
 
 
-def test_an_ending_or_an_incident_that_fails_after_any_statement_leaves_nothing(
+def test_a_conversion_that_fails_after_any_statement_leaves_nothing(
     tenant: Tenant, make_spine: Callable[..., Spine], second_connection: sa.Connection
 ) -> None:
-    limit(tenant, enforcement="WARN")
-    guard(tenant, "c-1", "WARN", "COMPLETION")
-    guard(tenant, "i-1", "WARN", "INCIDENT")
-    start_run(tenant, run_id="r-1")
-    check = {"run_id": "r-1", "action": {"kind": "MODEL", "name": "m"}, "estimate": {"COST_USD": 5}}
-    tenant.call("runs.check", check)
-    record(tenant, "u-1", usage={"COST_USD": 90})
+    lesson = failing_lesson(tenant)
     engine = (spine := make_spine()).transactions.engine
     here = Tenant(spine, tenant.tenant_id)
     fault = {"after": 0, "seen": 0}
@@ -433,27 +427,16 @@ def test_an_ending_or_an_incident_that_fails_after_any_statement_leaves_nothing(
                 raise Fault
 
     sa.event.listen(engine, "after_cursor_execute", count)
-    incident = {"title": "Something broke", "source_run_id": "r-1", "error_code": "X"}
-    ending = {"run_id": "r-1", "status": "failed", "error_code": "STEP_FAILURE"}
-    lesson = failing_lesson(tenant)
-    convert = {"lesson_id": lesson.lesson_id}
-    for operation, payload in (
-        ("incidents.create", incident),
-        ("runs.complete", ending),
-        ("lessons.convert", convert),
-    ):
-        before = footprint(second_connection, tenant)
-        fault["after"] = 0
-        while True:
-            fault |= {"after": fault["after"] + 1, "seen": 0}
-            result = here.dispatch(operation, payload)
-            if result.success:
-                break
-            assert result.error_code == "HANDLER_EXCEPTION:Fault"
-            assert footprint(second_connection, tenant) == before
-        assert fault["seen"] == fault["after"] - 1 > 5
-        assert footprint(second_connection, tenant) != before
-    assert tenant.call("runs.get", {"run_id": "r-1"}).incident_count == 2
+    before = footprint(second_connection, tenant)
+    while True:
+        fault |= {"after": fault["after"] + 1, "seen": 0}
+        result = here.dispatch("lessons.convert", {"lesson_id": lesson.lesson_id})
+        if result.success:
+            break
+        assert result.error_code == "HANDLER_EXCEPTION:Fault"
+        assert footprint(second_connection, tenant) == before
+    assert fault["seen"] == fault["after"] - 1 > 5
+    assert footprint(second_connection, tenant) != before
 
 
 def test_a_late_violation_is_told_on_the_row_of_an_ended_run(tenant: Tenant) -> None:

@@ -25,9 +25,10 @@ TABLES = {
 }
 
 
-@pytest.fixture
-def world(spine: Spine, tenant: Tenant) -> World:
-    made = make_world(spine, tenant)
+@pytest.fixture(scope="module")
+def world(spine: Spine) -> World:
+    """An ended run, which is only read."""
+    made = make_world(spine, make_tenant(spine))
     made.access()
     made.append(step(0))
     made.complete()

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
+from app.domains.repository.models.runs import RunLeavings
+from app.hoc_spine.coordinators.run_judgement import read_proof_facts
+from app.hoc_spine.coordinators.run_proof import ProofInput, RunProof, prove_run
 from app.hoc_spine.spine import Spine
-from tests.factories.tenants import Tenant
+from app.hoc_spine.transactions import SpineConnection
+from tests.factories.databases import Databases, Dialect
+from tests.factories.steering import SteerableClock, SteerableIds
+from tests.factories.tampering import MOMENT, taken_back, unguard
+from tests.factories.tenants import Tenant, make_tenant
 from tests.factories.worlds import World, make_world, start_run, step, without_triggers
 
 HEX = "0" * 64
 
 
-@pytest.fixture
-def ended(spine: Spine, tenant: Tenant) -> World:
-    """A completed run of five steps with one allowed and one denied access."""
+def play(spine: Spine, tenant: Tenant) -> World:
+    """Play a run of five steps with one allowed and one denied access to its end."""
     world = make_world(spine, tenant)
     world.access()
     world.append(*(step(index) for index in range(3)))
@@ -27,19 +35,54 @@ def ended(spine: Spine, tenant: Tenant) -> World:
     return world
 
 
-def integrity(world: World) -> Any:
-    """Return the integrity of the run's proof."""
-    return world.proof().integrity
+@dataclass
+class Damaged:
+    """One completed run for all damages of the module, each taken back, and the hand that does them."""
+
+    world: World
+    hand: sa.Connection
+    leavings: RunLeavings
+
+    def prove(self, *statements: str, steps_limit: int = 1000, **values: Any) -> RunProof:
+        """Prove the run as it is after these statements, which no trigger stops, and take them back."""
+        tenant_id, run_id = self.world.tenant.tenant_id, self.world.run_id
+        with taken_back(self.hand) as connection:
+            for statement in statements:
+                given = {"t": tenant_id, "r": run_id, "h": HEX, **values}
+                used = {name: value for name, value in given.items() if f":{name}" in statement}
+                assert connection.execute(sa.text(statement), used).rowcount != 0, statement
+            looking = SpineConnection(connection, connection.dialect.name)
+            facts = read_proof_facts(looking, tenant_id=tenant_id, run_id=run_id, keys=None)
+            assert facts is not None
+            query = ProofInput(run_id=run_id, steps_limit=steps_limit)
+            return prove_run(query, facts, repository=self.leavings, now=MOMENT)
+
+    def found(self, *statements: str, **values: Any) -> tuple[str, str | None, int | None]:
+        """Return status, code and step of the proof after these statements."""
+        told = self.prove(*statements, **values).integrity
+        return told.verification_status, told.failure_code, told.failed_step_index
 
 
-def damage(connection: sa.Connection, world: World, *statements: str, **parameters: Any) -> Any:
-    """Damage the database behind the triggers and return the integrity that the proof then states."""
-    without_triggers(connection, *statements, t=world.tenant.tenant_id, r=world.run_id, **parameters)
-    return integrity(world)
+@pytest.fixture(scope="module")
+def ended(databases: Databases, dialect: Dialect) -> Iterator[Damaged]:
+    """A completed run in a database without guards."""
+    from app.bootstrap import build_spine
+    from app.settings import Settings
+
+    settings = Settings(database_url=databases.new(dialect), log_sequencer="off")
+    spine = build_spine(settings, clock=SteerableClock(), ids=SteerableIds())
+    engine = sa.create_engine(settings.database_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as hand:
+        unguard(hand)
+        world = play(spine, make_tenant(spine))
+        yield Damaged(world, hand, world.proof().repository)
+    engine.dispose()
+    spine.close()
 
 
-def test_a_completed_run_is_verified(ended: World) -> None:
-    proof = ended.proof()
+def test_a_completed_run_is_verified(ended: Damaged) -> None:
+    proof = ended.world.proof()
+    assert proof.integrity == ended.prove().integrity
     assert proof.integrity.verification_status == "VERIFIED"
     assert proof.integrity.chain_length == 5
     assert proof.integrity.root_hash == proof.aos_traces[0].root_hash
@@ -55,10 +98,10 @@ def test_a_run_without_steps_has_nothing_to_verify(tenant: Tenant) -> None:
     assert (found.verification_status, found.failure_reason) == ("UNSUPPORTED", "No steps to verify")
 
 
-def test_an_open_trace_is_not_sealed_yet(spine: Spine, tenant: Tenant) -> None:
-    world = make_world(spine, tenant)
+def test_an_open_trace_is_not_sealed_yet(tenant: Tenant) -> None:
+    world = World(tenant, "", "", start_run(tenant), {})
     world.append(step(0))
-    found = integrity(world)
+    found = world.proof().integrity
     assert (found.verification_status, found.failure_reason) == ("UNSUPPORTED", "Trace not sealed")
 
 
@@ -88,21 +131,12 @@ STEP_COLUMNS = {
 }
 
 
-@pytest.mark.parametrize(("column", "value"), STEP_COLUMNS.items())
-def test_an_altered_column_of_a_step_is_found_at_its_index(
-    ended: World, second_connection: sa.Connection, column: str, value: str
-) -> None:
-    found = damage(
-        second_connection,
-        ended,
-        f"UPDATE aos_trace_steps SET {column} = {value} WHERE tenant_id = :t AND step_index = 3",
-    )
-    assert (found.verification_status, found.failure_code, found.failed_step_index) == (
-        "FAILED",
-        "FIELD_MISMATCH",
-        3,
-    )
-    assert found.failure_reason.startswith("FIELD_MISMATCH at step 3 of trace ")
+def test_an_altered_column_of_a_step_is_found_at_its_index(ended: Damaged) -> None:
+    for column, value in STEP_COLUMNS.items():
+        edit = f"UPDATE aos_trace_steps SET {column} = {value} WHERE tenant_id = :t AND step_index = 3"
+        assert ended.found(edit) == ("FAILED", "FIELD_MISMATCH", 3), column
+    reason = ended.prove(edit).integrity.failure_reason
+    assert reason == f"FIELD_MISMATCH at step 3 of trace trace_{ended.world.run_id}"
 
 
 # What each engine lets somebody with a shell put where a column's own type would never read it back.
@@ -121,35 +155,21 @@ UNREADABLE = {
 }
 
 
-def test_a_value_that_cannot_be_read_back_is_an_altered_column(
-    ended: World, second_connection: sa.Connection, dialect: str
-) -> None:
-    where = "WHERE tenant_id = :t AND step_index = 3"
+def test_a_value_that_cannot_be_read_back_is_an_altered_column(ended: Damaged, dialect: str) -> None:
     for column, value in UNREADABLE[dialect].items():
-        kept = second_connection.execute(
-            sa.text(f"SELECT {column} FROM aos_trace_steps {where}"), {"t": ended.tenant.tenant_id}
-        ).scalar_one()
-        found = damage(second_connection, ended, f"UPDATE aos_trace_steps SET {column} = {value} {where}")
-        assert (found.failure_code, found.failed_step_index) == ("FIELD_MISMATCH", 3), column
-        restored = damage(
-            second_connection, ended, f"UPDATE aos_trace_steps SET {column} = :kept {where}", kept=kept
-        )
-        assert restored.verification_status == "VERIFIED", column
+        edit = f"UPDATE aos_trace_steps SET {column} = {value} WHERE tenant_id = :t AND step_index = 3"
+        assert ended.found(edit) == ("FAILED", "FIELD_MISMATCH", 3), column
+    assert ended.found() == ("VERIFIED", None, None)
 
 
 def test_a_damaged_row_that_cannot_be_shown_is_left_out(
-    ended: World, second_connection: sa.Connection, dialect: str, client: TestClient
+    spine: Spine, tenant: Tenant, second_connection: sa.Connection, dialect: str, client: TestClient
 ) -> None:
     bad = "CAST(X'FF' AS TEXT)" if dialect == "sqlite" else "'damaged'"
-    damage(
-        second_connection,
-        ended,
-        f"UPDATE aos_trace_steps SET skill_name = {bad}, params = {bad}"
-        " WHERE tenant_id = :t AND step_index = 3",
-    )
-    answer = client.get(
-        f"/api/v1/runs/{ended.run_id}/proof?include_payloads=true", headers=ended.tenant.headers()
-    )
+    run_id = play(spine, tenant).run_id
+    edit = f"UPDATE aos_trace_steps SET skill_name = {bad}, params = {bad}"
+    without_triggers(second_connection, f"{edit} WHERE tenant_id = :t AND step_index = 3", t=tenant.tenant_id)
+    answer = client.get(f"/api/v1/runs/{run_id}/proof?include_payloads=true", headers=tenant.headers())
     assert answer.status_code == 200
     proof = answer.json()
     assert proof["integrity"]["failed_step_index"] == 3
@@ -157,117 +177,98 @@ def test_a_damaged_row_that_cannot_be_shown_is_left_out(
     assert len(proof["raw_logs"]) == 5
 
 
-@pytest.mark.parametrize(
-    ("column", "code"),
-    [("started_at", "GENESIS_MISMATCH"), ("completed_at", "SEAL_MISMATCH"), ("sealed_at", "SEAL_MISMATCH")],
-)
-def test_a_time_of_a_trace_that_cannot_be_read_back_is_found(
-    ended: World, second_connection: sa.Connection, dialect: str, column: str, code: str
-) -> None:
+def test_a_time_of_a_trace_that_cannot_be_read_back_is_found(ended: Damaged, dialect: str) -> None:
     value = "'yesterday'" if dialect == "sqlite" else "'infinity'"
-    found = damage(second_connection, ended, f"UPDATE aos_traces SET {column} = {value} WHERE tenant_id = :t")
-    assert (found.verification_status, found.failure_code) == ("FAILED", code)
+    for column, code in {
+        "started_at": "GENESIS_MISMATCH",
+        "completed_at": "SEAL_MISMATCH",
+        "sealed_at": "SEAL_MISMATCH",
+    }.items():
+        edit = f"UPDATE aos_traces SET {column} = {value} WHERE tenant_id = :t"
+        assert ended.found(edit) == ("FAILED", code, None), column
 
 
-@pytest.mark.parametrize("column", ["params", "outcome_data", "protected_salt"])
-def test_an_altered_value_no_longer_opens_its_commitment(
-    ended: World, second_connection: sa.Connection, column: str
-) -> None:
-    value = HEX if column == "protected_salt" else '{"n":99}'
-    found = damage(
-        second_connection,
-        ended,
-        f"UPDATE aos_trace_steps SET {column} = :v WHERE tenant_id = :t AND step_index = 2",
-        v=value,
+def test_an_altered_value_no_longer_opens_its_commitment(ended: Damaged) -> None:
+    for column in ("params", "outcome_data", "protected_salt"):
+        value = HEX if column == "protected_salt" else '{"n":99}'
+        edit = f"UPDATE aos_trace_steps SET {column} = :v WHERE tenant_id = :t AND step_index = 2"
+        assert ended.found(edit, v=value) == ("FAILED", "VALUE_TAMPERED", 2), column
+
+
+DAMAGES: list[tuple[str, str, int | None]] = [
+    ("DELETE FROM aos_trace_steps WHERE tenant_id = :t AND step_index = 4", "TRUNCATED", 4),
+    ("DELETE FROM aos_trace_steps WHERE tenant_id = :t AND step_index >= 2", "TRUNCATED", 2),
+    ("DELETE FROM aos_trace_steps WHERE tenant_id = :t", "TRUNCATED", 0),
+    ("DELETE FROM aos_trace_steps WHERE tenant_id = :t AND step_index = 1", "GAP", 1),
+    (
+        "UPDATE aos_trace_steps SET prev_hash = :h WHERE tenant_id = :t AND step_index = 3",
+        "LINK_MISMATCH",
+        3,
+    ),
+    ("UPDATE aos_traces SET root_hash = :h WHERE tenant_id = :t", "SEAL_MISMATCH", None),
+    ("UPDATE aos_traces SET step_count = 4 WHERE tenant_id = :t", "SEAL_MISMATCH", None),
+    ("UPDATE aos_traces SET genesis_hash = :h WHERE tenant_id = :t", "GENESIS_MISMATCH", None),
+    ("UPDATE aos_traces SET seed = 1 WHERE tenant_id = :t", "GENESIS_MISMATCH", None),
+    (
+        "UPDATE log_leaves SET statement = '(' || statement WHERE run_id = :r AND fact_no = 3",
+        "LOG_MISMATCH",
+        None,
+    ),
+    (
+        "UPDATE log_leaves SET statement = '(' || statement WHERE run_id = :r AND type = 'run.completed'",
+        "CLOSURE_MISMATCH",
+        None,
+    ),
+    (
+        "UPDATE log_leaves SET statement = replace(statement, 'support', 'supporT') WHERE run_id = :r",
+        "LOG_MISMATCH",
+        None,
+    ),
+    (
+        "DELETE FROM log_leaves WHERE tenant_id = :t AND run_id = :r AND type = 'retrieval.evidence'",
+        "FACT_GAP",
+        None,
+    ),
+    (
+        "UPDATE run_fact_counters SET fact_count = fact_count + 1 WHERE tenant_id = :t AND run_id = :r",
+        "FACT_GAP",
+        None,
+    ),
+    (
+        "UPDATE run_fact_counters SET closed = false WHERE tenant_id = :t AND run_id = :r",
+        "CLOSURE_MISMATCH",
+        None,
+    ),
+]
+
+
+def test_damage_is_found_with_its_code(ended: Damaged) -> None:
+    for statement, code, index in DAMAGES:
+        assert ended.found(statement) == ("FAILED", code, index), statement
+
+
+def test_a_deleted_trace_is_missing(ended: Damaged) -> None:
+    found = ended.found(
+        "DELETE FROM aos_trace_steps WHERE tenant_id = :t", "DELETE FROM aos_traces WHERE tenant_id = :t"
     )
-    assert (found.failure_code, found.failed_step_index) == ("VALUE_TAMPERED", 2)
+    assert found == ("FAILED", "TRACE_MISSING", None)
 
 
-@pytest.mark.parametrize(
-    ("statement", "code", "index"),
-    [
-        ("DELETE FROM aos_trace_steps WHERE tenant_id = :t AND step_index = 4", "TRUNCATED", 4),
-        ("DELETE FROM aos_trace_steps WHERE tenant_id = :t AND step_index >= 2", "TRUNCATED", 2),
-        ("DELETE FROM aos_trace_steps WHERE tenant_id = :t", "TRUNCATED", 0),
-        ("DELETE FROM aos_trace_steps WHERE tenant_id = :t AND step_index = 1", "GAP", 1),
-        (
-            "UPDATE aos_trace_steps SET prev_hash = :h WHERE tenant_id = :t AND step_index = 3",
-            "LINK_MISMATCH",
-            3,
-        ),
-        ("UPDATE aos_traces SET root_hash = :h WHERE tenant_id = :t", "SEAL_MISMATCH", None),
-        ("UPDATE aos_traces SET step_count = 4 WHERE tenant_id = :t", "SEAL_MISMATCH", None),
-        ("UPDATE aos_traces SET genesis_hash = :h WHERE tenant_id = :t", "GENESIS_MISMATCH", None),
-        ("UPDATE aos_traces SET seed = 1 WHERE tenant_id = :t", "GENESIS_MISMATCH", None),
-        (
-            "UPDATE log_leaves SET statement = '(' || statement WHERE run_id = :r AND fact_no = 3",
-            "LOG_MISMATCH",
-            None,
-        ),
-        (
-            "UPDATE log_leaves SET statement = '(' || statement WHERE run_id = :r AND type = 'run.completed'",
-            "CLOSURE_MISMATCH",
-            None,
-        ),
-        (
-            "UPDATE log_leaves SET statement = replace(statement, 'support', 'supporT') WHERE run_id = :r",
-            "LOG_MISMATCH",
-            None,
-        ),
-        (
-            "DELETE FROM log_leaves WHERE tenant_id = :t AND run_id = :r AND type = 'retrieval.evidence'",
-            "FACT_GAP",
-            None,
-        ),
-        (
-            "UPDATE run_fact_counters SET fact_count = fact_count + 1 WHERE tenant_id = :t AND run_id = :r",
-            "FACT_GAP",
-            None,
-        ),
-        (
-            "UPDATE run_fact_counters SET closed = false WHERE tenant_id = :t AND run_id = :r",
-            "CLOSURE_MISMATCH",
-            None,
-        ),
-    ],
-)
-def test_damage_is_found_with_its_code(
-    ended: World, second_connection: sa.Connection, statement: str, code: str, index: int | None
-) -> None:
-    parameters = {"h": HEX} if ":h" in statement else {}
-    found = damage(second_connection, ended, statement, **parameters)
-    assert (found.verification_status, found.failure_code, found.failed_step_index) == ("FAILED", code, index)
-
-
-def test_a_deleted_trace_is_missing(ended: World, second_connection: sa.Connection) -> None:
-    found = damage(
-        second_connection,
-        ended,
-        "DELETE FROM aos_trace_steps WHERE tenant_id = :t",
-        "DELETE FROM aos_traces WHERE tenant_id = :t",
-    )
-    assert found.failure_code == "TRACE_MISSING"
-
-
-def test_the_proof_covers_steps_that_it_does_not_list(ended: World, second_connection: sa.Connection) -> None:
-    without_triggers(
-        second_connection,
-        "UPDATE aos_trace_steps SET skill_name = 'x' WHERE tenant_id = :t AND step_index = 4",
-        t=ended.tenant.tenant_id,
-    )
-    proof = ended.proof(steps_limit=2)
+def test_the_proof_covers_steps_that_it_does_not_list(ended: Damaged) -> None:
+    edit = "UPDATE aos_trace_steps SET skill_name = 'x' WHERE tenant_id = :t AND step_index = 4"
+    proof = ended.prove(edit, steps_limit=2)
     assert (len(proof.aos_trace_steps), proof.steps_truncated) == (2, True)
     assert proof.integrity.failure_code == "FIELD_MISMATCH"
 
 
-def test_payloads_are_shown_only_when_asked_for(ended: World) -> None:
-    assert ended.proof().raw_logs is None
-    raw = ended.proof(include_payloads=True).raw_logs
+def test_payloads_are_shown_only_when_asked_for(ended: Damaged) -> None:
+    assert ended.world.proof().raw_logs is None
+    raw = ended.world.proof(include_payloads=True).raw_logs
     assert [log.params for log in raw] == [{"n": index} for index in range(5)]
 
 
-def test_every_attempt_of_a_retried_run_is_proved(spine: Spine, tenant: Tenant) -> None:
-    world = make_world(spine, tenant)
+def test_every_attempt_of_a_retried_run_is_proved(tenant: Tenant) -> None:
+    world = World(tenant, "", "", start_run(tenant), {})
     world.append(step(0), step(1))
     tenant.call("runs.retry", {"run_id": world.run_id, "from_attempt": 1, "reason": "again"})
     world.append(step(0))
@@ -278,7 +279,10 @@ def test_every_attempt_of_a_retried_run_is_proved(spine: Spine, tenant: Tenant) 
     assert proof.integrity.root_hash == proof.aos_traces[1].root_hash
 
 
-def test_a_late_fact_leaves_the_proof_verified(ended: World) -> None:
+def test_a_late_fact_leaves_the_proof_verified(tenant: Tenant) -> None:
+    ended = World(tenant, "", "", start_run(tenant), {})
+    ended.append(step(0))
+    ended.complete()
     payload = {
         "kind": "ACCESS",
         "name": "After the run",
@@ -292,14 +296,17 @@ def test_a_late_fact_leaves_the_proof_verified(ended: World) -> None:
 
 
 def test_a_damaged_or_missing_row_of_the_run_itself_is_an_answer_not_an_error(
-    ended: World, second_connection: sa.Connection, dialect: str, client: TestClient
+    tenant: Tenant, second_connection: sa.Connection, dialect: str, client: TestClient
 ) -> None:
+    ended = World(tenant, "", "", start_run(tenant), {})
+    ended.append(step(0))
+    ended.complete()
     bad = "'yesterday'" if dialect == "sqlite" else "'infinity'"
     for statement, code in (
         (f"UPDATE runs SET started_at = {bad} WHERE tenant_id = :t AND run_id = :r", "ROW_MISMATCH"),
         ("DELETE FROM runs WHERE tenant_id = :t AND run_id = :r", "ROW_MISSING"),
     ):
-        damage(second_connection, ended, statement)
+        without_triggers(second_connection, statement, t=tenant.tenant_id, r=ended.run_id)
         answer = client.get(f"/api/v1/runs/{ended.run_id}/proof", headers=ended.tenant.headers())
         assert answer.status_code == 200
         found = answer.json()["integrity"]

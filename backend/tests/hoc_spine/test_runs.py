@@ -138,11 +138,18 @@ def test_run_numbers_have_no_gaps_where_a_start_is_refused(new_tenant: Callable[
 
 
 def test_the_daily_quota_names_the_time_until_midnight(
-    new_tenant: Callable[..., Tenant], clock: SteerableClock
+    new_tenant: Callable[..., Tenant], clock: SteerableClock, second_connection: sa.Connection
 ) -> None:
     tenant = new_tenant(plan="FREE")
-    for number in range(100):
-        start(tenant, run_id=f"r-{number}")
+    start(tenant, run_id="r-0")
+    tenant.call("runs.complete", {"run_id": "r-0", "status": "succeeded"})
+    busy_day = sa.text(
+        "UPDATE tenant_state SET runs_today = runs_today + 97, next_run_no = next_run_no + 97"
+        " WHERE tenant_id = :t"
+    )
+    second_connection.execute(busy_day, {"t": tenant.tenant_id})
+    for number in (99, 100):
+        assert start(tenant, run_id=f"r-{number}").run_no == number
         tenant.call("runs.complete", {"run_id": f"r-{number}", "status": "succeeded"})
     refused = tenant.dispatch("runs.start", START)
     assert refused.error is not None

@@ -15,7 +15,7 @@ from app.hoc_spine.spine import Spine
 from app.kernel.hashing import leaf_hash
 from tests.factories.databases import Databases, Dialect
 from tests.factories.steering import SteerableClock, SteerableIds
-from tests.factories.tampering import REAL, Lab, changed, taken_back, unguard
+from tests.factories.tampering import REAL, Lab, changed, play, taken_back, unguard
 
 # No fact speaks for these: in a row of several facts they move with what is derived and measured too.
 MOVING = {"version", "updated_at"}
@@ -39,6 +39,8 @@ def lab(
     engine = sa.create_engine(made.log.url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     with engine.connect() as connection:
         unguard(connection)
+        # A run with no forged rows: judging it asks a tenth of the tables.
+        made.plain = play(made.log, made.world.with_run_of_its_own())
         made.forge(connection)
         made.log.sequence()
         yield made, connection
@@ -177,7 +179,7 @@ def test_every_column_of_the_runs_own_rows_is_found_or_excused_in_writing(
         with taken_back(connection):
             value = changed(entry, column, row[column.name])
             connection.execute(entry.table.update().where(wanted).values({column.name: value}))
-            found = world.judge(connection).failure_code
+            found = world.judge(connection, world.plain.run_id).failure_code
         excused = table == "runs" and expected(entry, column.name) is None
         code = None if excused else codes.get(column.name, default)
         if column.name in (*entry.protected, "protected_salt"):
@@ -186,7 +188,7 @@ def test_every_column_of_the_runs_own_rows_is_found_or_excused_in_writing(
 
 
 def named(world: Lab, text: str) -> dict[str, Any]:
-    run_id = world.world.run_id
+    run_id = world.plain.run_id
     given = {"t": world.tenant_id, "r": run_id, "s": f"trace_{run_id}.2", "h": "0" * 64, "o": "t-other"}
     return {name: value for name, value in given.items() if f":{name}" in text}
 
@@ -324,7 +326,7 @@ def test_each_attack_on_a_run_gives_its_code(lab: Opened) -> None:
         with taken_back(connection):
             for statement in statements:
                 connection.execute(sa.text(statement), named(world, statement))
-            assert world.judge(connection).failure_code == code, name
+            assert world.judge(connection, world.plain.run_id).failure_code == code, name
 
 
 def test_a_row_of_the_run_that_no_fact_is_about_is_found(lab: Opened) -> None:
@@ -337,10 +339,10 @@ def test_a_row_of_the_run_that_no_fact_is_about_is_found(lab: Opened) -> None:
                 "evaluation_id": "eval_forged",
                 "attempt": 9,
                 "fact_id": fact_id,
-                "run_id": world.world.run_id,
+                "run_id": world.plain.run_id,
             }
             connection.execute(entry.table.insert(), forged_row)
-            assert world.judge(connection).failure_code == "UNLOGGED_ROW", fact_id
+            assert world.judge(connection, world.plain.run_id).failure_code == "UNLOGGED_ROW", fact_id
 
 
 def a_fact(connection: sa.Connection, world: Lab, type_name: str) -> str:
@@ -352,7 +354,7 @@ def steps_of(connection: sa.Connection, world: Lab) -> list[dict[str, Any]]:
     table = GOVERNED["aos_trace_steps"].table
     query = (
         sa.select(table)
-        .where(table.c.trace_id == f"trace_{world.world.run_id}.2")
+        .where(table.c.trace_id == f"trace_{world.plain.run_id}.2")
         .order_by(table.c.step_index)
     )
     return [dict(row) for row in connection.execute(query).mappings()]
@@ -369,7 +371,7 @@ def relinked(rows: list[dict[str, Any]], start: str) -> list[dict[str, Any]]:
 
 def rewrite(connection: sa.Connection, world: Lab, rows: list[dict[str, Any]]) -> None:
     table = GOVERNED["aos_trace_steps"].table
-    connection.execute(table.delete().where(table.c.trace_id == f"trace_{world.world.run_id}.2"))
+    connection.execute(table.delete().where(table.c.trace_id == f"trace_{world.plain.run_id}.2"))
     connection.execute(table.insert(), rows)
 
 
@@ -381,7 +383,7 @@ def test_steps_that_are_inserted_or_rewritten_with_all_later_links_are_found(lab
     def forge(made: list[dict[str, Any]]) -> str | None:
         with taken_back(connection):
             rewrite(connection, world, made)
-            return world.judge(connection).failure_code
+            return world.judge(connection, world.plain.run_id).failure_code
 
     extra = rows[-1] | {"external_id": None}
     assert (
@@ -401,9 +403,9 @@ def test_steps_that_are_inserted_or_rewritten_with_all_later_links_are_found(lab
         rewrite(connection, world, rewritten)
         last = {"root_hash": rewritten[-1]["step_hash"], "head_hash": rewritten[-1]["step_hash"]}
         trace = GOVERNED["aos_traces"].table
-        mine = trace.c.trace_id == f"trace_{world.world.run_id}.2"
+        mine = trace.c.trace_id == f"trace_{world.plain.run_id}.2"
         connection.execute(trace.update().where(mine).values(last))
-        assert world.judge(connection).failure_code == "SEAL_MISMATCH"
+        assert world.judge(connection, world.plain.run_id).failure_code == "SEAL_MISMATCH"
         # And with the leaves and their hashes: the tree says otherwise.
         connection.execute(sa.text("SELECT 1"))
         forged_leaves(
@@ -411,14 +413,14 @@ def test_steps_that_are_inserted_or_rewritten_with_all_later_links_are_found(lab
             world,
             {row["step_hash"]: new["step_hash"] for row, new in zip(rows, rewritten, strict=True)},
         )
-        judged = world.judge(connection)
+        judged = world.judge(connection, world.plain.run_id)
         assert (judged.failure_code, judged.log.status) == ("LOG_MISMATCH", "FAILED")
 
 
 def forged_leaves(connection: sa.Connection, world: Lab, links: dict[str, str]) -> None:
     leaves = connection.execute(
         sa.text("SELECT fact_id, statement FROM log_leaves WHERE tenant_id = :t AND run_id = :r"),
-        {"t": world.tenant_id, "r": world.world.run_id},
+        {"t": world.tenant_id, "r": world.plain.run_id},
     ).all()
     change = sa.text(
         "UPDATE log_leaves SET statement = :s, leaf_hash = :h WHERE tenant_id = :t AND fact_id = :f"
@@ -437,20 +439,20 @@ def test_a_row_rewritten_with_its_fact_and_hash_is_found_by_the_tree(lab: Opened
     with taken_back(connection):
         connection.execute(
             sa.text("UPDATE policy_evaluations SET confidence = 1 WHERE run_id = :r"),
-            {"r": world.world.run_id},
+            {"r": world.plain.run_id},
         )
-        assert world.judge(connection).failure_code == "ROW_MISMATCH"
+        assert world.judge(connection, world.plain.run_id).failure_code == "ROW_MISMATCH"
         known = connection.execute(
             sa.text(
                 "SELECT statement FROM log_leaves WHERE run_id = :r AND type = 'evaluation'"
                 " AND ref_key NOT LIKE '%a-policy%'"
             ),
-            {"r": world.world.run_id},
+            {"r": world.plain.run_id},
         ).scalars()
         forged_leaves(
             connection, world, {text: re.sub('"confidence":[0-9]+', '"confidence":1', text) for text in known}
         )
-        judged = world.judge(connection)
+        judged = world.judge(connection, world.plain.run_id)
         assert (judged.failure_code, judged.log.status) == ("LOG_MISMATCH", "FAILED")
 
 
@@ -503,4 +505,4 @@ def test_rows_that_no_column_type_can_read_fail_under_their_code_and_never_break
     for edit, code in edits[dialect]:
         with taken_back(connection):
             connection.execute(sa.text(edit), named(world, edit))
-            assert world.judge(connection).failure_code == code, edit
+            assert world.judge(connection, world.plain.run_id).failure_code == code, edit

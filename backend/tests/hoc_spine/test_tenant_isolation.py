@@ -96,6 +96,7 @@ SAMPLES: dict[str, Any] = {
     "expires_at": "2100-01-01T00:00:00Z",
     "usage": {"COST_USD": 1},
     "run": {"agent_id": "a"},
+    "scope": "RUN",
 }
 MORE: dict[str, dict[str, Any]] = {
     "activity.discovery.emit_signal": {
@@ -161,6 +162,7 @@ def foreign(spine: Spine) -> dict[str, str]:
     governed = tenant.call("runs.start", {"goal": "x", **MORE["runs.start"]})
     asked = {"action": {"kind": "TOOL", "name": "x"}, "estimate": {"COST_USD": 1}}
     held = tenant.call("runs.check", {"run_id": governed.run_id, **asked}).reservation
+    placed = {"scope": "RUN", "scope_id": run.run_id, "reason": "x"}
     key_payload = {"name": "k", "actor_type": "HUMAN", "actor_id": "u"}
     return {
         "tenant_id": tenant.tenant_id,
@@ -183,6 +185,8 @@ def foreign(spine: Spine) -> dict[str, str]:
         "job_id": tenant.call("knowledge.jobs.list", {}).items[0].job_id,
         "entry_id": tenant.call("logs.audit_list", {}).items[0].entry_id,
         "fact_id": fact_id,
+        "scope_id": run.run_id,
+        "hold_id": tenant.call("evidence.holds.place", placed).hold_id,
         "decision_id": decided.decision_id,
         "incident_id": incident.incident_id,
         "source_incident_id": incident.incident_id,
@@ -209,16 +213,12 @@ def payload_of(operation: Operation, ids: dict[str, str]) -> dict[str, Any]:
 
 def footprint(connection: sa.Connection, tenant_id: str) -> tuple[Any, ...]:
     """Return what any governed change of the tenant would move."""
-    counts = [
-        connection.execute(
-            sa.text(f"SELECT count(*) FROM {table} WHERE tenant_id = :t"), {"t": tenant_id}
-        ).scalar()
+    counts = ", ".join(
+        f"(SELECT count(*) FROM {table} WHERE tenant_id = :t)"
         for table in ("log_leaves", "audit_ledger", "retrieval_evidence", "repository_changes", "outbox")
-    ]
-    state = connection.execute(
-        sa.text("SELECT policy_version, live_epoch FROM tenant_state WHERE tenant_id = :t"), {"t": tenant_id}
-    ).one()
-    return (*counts, *state)
+    )
+    found = sa.text(f"SELECT {counts}, policy_version, live_epoch FROM tenant_state WHERE tenant_id = :t")
+    return tuple(connection.execute(found, {"t": tenant_id}).one())
 
 
 @pytest.mark.parametrize("operation", WITH_IDS, ids=lambda operation: operation.name)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.kernel.canonical_json import CanonicalJsonError, RawJson, dumps, dumps_object, loads
+from app.kernel.canonical_json import CanonicalJsonError, RawJson, dumps, dumps_object, is_text_of, loads
 
 # (value, canonical text): these texts are hashed and never change.
 GOLDEN: list[tuple[Any, str]] = [
@@ -193,3 +193,28 @@ def test_a_bad_string_is_found_by_its_pointer() -> None:
     with pytest.raises(CanonicalJsonError) as caught:
         loads('{"a/b~":[0,"\\u0000"]}')
     assert caught.value.pointer == "/a~1b~0/1"
+
+
+plain = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.text(st.characters(codec="utf-8"))
+
+
+@given(st.dictionaries(st.text(st.characters(codec="utf-8")), plain))
+def test_an_object_of_plain_members_has_the_text_that_it_has_inside_another_value(
+    members: dict[str, Any],
+) -> None:
+    assert dumps([members]) == f"[{dumps(members)}]"
+
+
+@given(st.recursive(plain | st.floats(allow_nan=False, allow_infinity=False), st.lists))
+def test_a_value_knows_its_own_text(value: Any) -> None:
+    text = dumps(value)
+    assert is_text_of(text, loads(text))
+    assert not is_text_of(f"{text} ", value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0.00001", 1e-5), ("1e+16", 1e16), ("[1]", [True]), ('{"b":1,"a":2}', {"a": 2, "b": 1})],
+)
+def test_another_text_of_the_same_value_is_not_its_canonical_one(text: str, value: Any) -> None:
+    assert not is_text_of(text, value)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.kernel.clock import SystemClock, format_time, parse_time
+from app.kernel.clock import SystemClock, format_time, is_text_of, parse_time
 
 offsets = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 moments = st.datetimes(
@@ -67,3 +67,12 @@ def test_a_time_without_an_offset_has_no_text() -> None:
 
 def test_the_host_tells_aware_utc() -> None:
     assert SystemClock().now().utcoffset() == timedelta(0)
+
+
+@given(moments, moments)
+def test_a_text_is_known_to_be_that_of_one_time_alone(one: datetime, other: datetime) -> None:
+    assert is_text_of(format_time(one), one)
+    assert is_text_of(format_time(one), other) == (one == other)
+    for stated in (None, 7, "", format_time(one)[:-1], format_time(one)[:-1] + "x"):
+        assert not is_text_of(stated, one)
+    assert not is_text_of(format_time(one), None)

@@ -13,8 +13,8 @@ from app.domains.controls.engines.overrides import ENDS
 from app.domains.controls.engines.windows import judging_ids, window_key
 from app.domains.controls.models.limits import LimitRule
 from app.domains.controls.models.usage import Evaluation, OverrideInForce
-from app.domains.controls.models.vocabulary import Metric, OverrideStatus
-from app.kernel.amounts import Amount, as_number
+from app.domains.controls.models.vocabulary import OverrideStatus
+from app.kernel.amounts import Amount, Metric, as_number
 
 NOW = datetime(2027, 1, 1, 0, 30, tzinfo=UTC)
 RUN = {"run_id": "r-1", "started_at": NOW - timedelta(seconds=2)}

@@ -3,50 +3,55 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
+import tempfile
 from functools import cache
-from pathlib import Path
+from typing import Literal
 
 import orjson
 import pytest
-
-BACKEND = Path(__file__).resolve().parents[2]
-# A process of its own: the configuration of logging is the process's.
-PROGRAM = """
 import structlog
+
 from app.main import configure_logging
 from app.settings import Settings
+from tests.factories.processes import fork
 
-configure_logging(Settings())
 
-def fail(row):
-    raise ValueError("violates a check\\nDETAIL: Failing row contains (" + row + ")")
+def fail(row: str) -> None:
+    raise ValueError("violates a check\nDETAIL: Failing row contains (" + row + ")")
 
-try:
-    fail("a secret " + "row")
-except ValueError:
-    structlog.get_logger().exception("broke", route="/x")
-"""
+
+def log_an_exception(log_format: Literal["json", "console"]) -> None:
+    configure_logging(Settings(log_format=log_format))
+    try:
+        fail("a secret " + "row")
+    except ValueError:
+        structlog.get_logger().exception("broke", route="/x")
 
 
 @cache
-def logged(log_format: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(BACKEND), "HOC_LOG_FORMAT": log_format}
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=True,
-        timeout=60,
-    )
-    assert done.stdout == ""
-    return done.stderr
+def logged(log_format: Literal["json", "console"]) -> str:
+    """Return what a process of its own logs: the configuration of logging is the process's."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        child = fork()
+        if not child:
+            try:
+                sys.stdout, sys.stderr = out, errors
+                log_an_exception(log_format)
+                out.flush()
+                errors.flush()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        for file in (out, errors):
+            file.seek(0)
+        assert out.read() == ""
+        return errors.read()
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_an_exception_is_logged_without_its_data(log_format: str) -> None:
+def test_an_exception_is_logged_without_its_data(log_format: Literal["json", "console"]) -> None:
     text = logged(log_format)
     assert "broke" in text
     assert "ValueError: violates a check" in text

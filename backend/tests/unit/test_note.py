@@ -64,7 +64,7 @@ def test_a_parser_written_from_the_pages_of_c2sp_reads_our_checkpoints() -> None
 def test_a_checkpoint_is_read_back() -> None:
     read = note.parse_note(signed())
     assert note.parse_checkpoint(read.text) == CHECKPOINT
-    assert note.is_signed_by(read, note.parse_vkey(VKEY))
+    assert note.signature_holds(read, note.parse_vkey(VKEY))
 
 
 def test_a_note_keeps_the_signatures_of_others() -> None:
@@ -72,23 +72,23 @@ def test_a_note_keeps_the_signatures_of_others() -> None:
     line = note.sign(CHECKPOINT.text(), name="witness.example", key=other).splitlines()[-1]
     read = note.parse_note(f"{signed()}{line}\n")
     assert [signature.name for signature in read.signatures] == [ORIGIN, "witness.example"]
-    assert note.is_signed_by(read, note.parse_vkey(other.vkey("witness.example")))
+    assert note.signature_holds(read, note.parse_vkey(other.vkey("witness.example")))
     assert open_independently(f"{signed()}{line}\n", VKEY)[1] == 8
 
 
 def test_a_note_of_another_key_or_name_is_not_signed_by_this_one() -> None:
     read = note.parse_note(signed())
     key = note.new_key(SEED)
-    assert not note.is_signed_by(read, note.parse_vkey(note.new_key(bytes(32)).vkey(ORIGIN)))
-    assert not note.is_signed_by(read, note.parse_vkey(key.vkey("hoc.example/other/1")))
+    assert not note.signature_holds(read, note.parse_vkey(note.new_key(bytes(32)).vkey(ORIGIN)))
+    assert not note.signature_holds(read, note.parse_vkey(key.vkey("hoc.example/other/1")))
     changed = note.Note(read.text.replace("\n8\n", "\n9\n"), read.signatures)
-    assert not note.is_signed_by(changed, note.parse_vkey(VKEY))
+    assert not note.signature_holds(changed, note.parse_vkey(VKEY))
 
 
 def test_one_bad_signature_of_a_trusted_key_spoils_the_note() -> None:
     read = note.parse_note(signed())
     bad = note.Signature(ORIGIN, read.signatures[0].key_id, bytes(64))
-    assert not note.is_signed_by(note.Note(read.text, (*read.signatures, bad)), note.parse_vkey(VKEY))
+    assert not note.signature_holds(note.Note(read.text, (*read.signatures, bad)), note.parse_vkey(VKEY))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,14 @@ routes.add(
     missing={"size": "CHECKPOINT_NOT_FOUND"},
 )
 routes.add("GET", "/checkpoints", "log.checkpoints.list")
+routes.add(
+    "POST",
+    "/checkpoints/{size}/cosignatures",
+    "log.cosign",
+    status=201,
+    raw_body=True,
+    missing={"size": "CHECKPOINT_NOT_FOUND"},
+)
 routes.add("GET", "/keys", "log.keys")
 routes.add("POST", "/verify", "log.verify", status=202)
 routes.add("GET", "/integrity", "log.integrity")

@@ -110,6 +110,14 @@ runs = tenant_table(
         sqlite_where=sa.text("completed_at IS NOT NULL"),
         postgresql_where=sa.text("completed_at IS NOT NULL"),
     ),
+    # And, first, for the tenants that had any.
+    sa.Index(
+        "ix_runs_ended",
+        "completed_at",
+        "tenant_id",
+        sqlite_where=sa.text("completed_at IS NOT NULL"),
+        postgresql_where=sa.text("completed_at IS NOT NULL"),
+    ),
     # Maintenance asks for what is overdue; ended runs are not in it.
     sa.Index(
         "ix_runs_due",
@@ -209,9 +217,10 @@ govern(
     json_columns=("labels", "authorization"),
     joined={"run.started": ("trace",), "run.attempt": ("trace",), "run.completed": ("closure",)},
     unhashed={
-        "start_digest": "DERIVED keyed digest of the input, recounted by run_digests; tells a replay",
-        "complete_digest": "DERIVED keyed digest of the ending, recounted by run_digests; tells a replay",
-        "risk_level": "DERIVED recounted by run_projections from breaches and preventions",
+        # Their inputs are not kept, so nothing can recount them, and nothing rests on them.
+        "start_digest": "TELEMETRY keyed digest of the input, as it was given; it only tells a replay",
+        "complete_digest": "TELEMETRY keyed digest of the ending, as it was given; it only tells a replay",
+        "risk_level": "DERIVED recounted by run_projections from incidents, breaches and preventions",
         "policy_violation": "DERIVED recounted by run_projections from incidents",
         "policy_draft_count": "DERIVED recounted by run_projections from converted lessons",
         "incident_count": "DERIVED recounted by run_projections from incidents",

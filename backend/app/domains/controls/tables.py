@@ -23,11 +23,11 @@ from app.domains.controls.models.vocabulary import (
     LimitScope,
     LimitSource,
     LimitStatus,
-    Metric,
     OverrideStatus,
     ReservationStatus,
     ResetPeriod,
 )
+from app.kernel.amounts import Metric
 
 limits = tenant_table(
     "limits",
@@ -79,6 +79,15 @@ limits = tenant_table(
         unique=True,
         sqlite_where=sa.text("status = 'ACTIVE'"),
         postgresql_where=sa.text("status = 'ACTIVE'"),
+    ),
+    # Maintenance compares the plans' limits of all tenants.
+    sa.Index(
+        "ix_limits_system",
+        "limit_id",
+        "tenant_id",
+        "max_value",
+        sqlite_where=sa.text("source = 'SYSTEM'"),
+        postgresql_where=sa.text("source = 'SYSTEM'"),
     ),
     sa.Index("ix_limits_time", "tenant_id", "created_at", "limit_id"),
     sa.Index("ix_limits_status", "tenant_id", "status", "created_at", "limit_id"),
@@ -247,6 +256,6 @@ govern(limits, "AUDITED", operated=True)
 govern(limit_overrides, "AUDITED", protected=("reason", "review_notes"))
 govern(usage_records, "APPEND", types=("usage",), json_columns=("usage",))
 govern(limit_breaches, "APPEND", types=("breach",), protected=("details",))
-exempt(limit_counters, "state that is recounted from limit_entries")
-exempt(limit_entries, "a ledger that is recounted from usage records, steps and decisions")
-exempt(usage_reservations, "state that is recounted from decisions and limit_entries")
+exempt(limit_counters, "state, DERIVED from limit_entries, recounted by limit_counters")
+exempt(limit_entries, "DERIVED from usage records, steps and reservations, recounted by limit_ledger")
+exempt(usage_reservations, "state, DERIVED from decisions and limit_entries, recounted by limit_ledger")

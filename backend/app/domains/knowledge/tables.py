@@ -98,6 +98,15 @@ knowledge_plane_registry: sa.Table = tenant_table(
         "lifecycle_state_value",
         "plane_id",
     ),
+    # Maintenance asks for what moved of late, and for what refreshes by itself.
+    sa.Index(
+        "ix_kp_registry_moved",
+        "updated_at",
+        "tenant_id",
+        sqlite_where=sa.text("generation > 1"),
+        postgresql_where=sa.text("generation > 1"),
+    ),
+    sa.Index("ix_kp_registry_refreshable", "connector_type", "lifecycle_state_value", "tenant_id"),
     primary_key=("plane_id",),
 )
 
@@ -319,7 +328,7 @@ plane_terms: sa.Table = tenant_table(
     primary_key=("plane_id", "term"),
 )
 
-_RECOUNT = "DERIVED recounted by the plane statistics check"
+_RECOUNT = "DERIVED recounted by plane_statistics from the event that ended the last ingest"
 
 govern(
     knowledge_plane_registry,
@@ -327,7 +336,7 @@ govern(
     types=("knowledge.plane",),
     json_columns=("classification",),
     unhashed={
-        "event_seq": "DERIVED recounted by the event sequence check: the highest seq of the plane's events",
+        "event_seq": "DERIVED recounted by plane_events: the highest seq of the plane's events",
         "config": "BOUND by config_digest, sha256 of its canonical text",
         "document_count": _RECOUNT,
         "passage_count": _RECOUNT,

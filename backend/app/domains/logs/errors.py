@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from app.kernel.errors import ErrorKind, HocError
+
+SHOWN_HOLDS = 20
 
 
 def run_closed(run_id: str) -> HocError:
@@ -63,6 +67,34 @@ def no_signing_key() -> HocError:
         "NO_SIGNING_KEY",
         "This server has no key to sign checkpoints with.",
         retry_after=30,
+    )
+
+
+def key_unreadable(why: str) -> HocError:
+    """The file holds no key to rotate to."""
+    return HocError(ErrorKind.INVALID, "KEY_UNREADABLE", f"The file cannot be taken as a key: {why}.")
+
+
+def key_known() -> HocError:
+    """A rotation goes to a key that has not signed here before."""
+    return HocError(ErrorKind.CONFLICT, "KEY_KNOWN", "This key signs here already, or did.")
+
+
+def key_not_covered(tenants: Sequence[str]) -> HocError:
+    """The old key has not signed over the record of the rotation in every log; the key file is as it was."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "KEY_NOT_COVERED",
+        f"No checkpoint covers the rotation yet in {len(tenants)} logs, as {tenants[0]}; repeat the command.",
+    )
+
+
+def bad_cosignature() -> HocError:
+    """A line is no cosignature of a known witness over this checkpoint."""
+    return HocError(
+        ErrorKind.INVALID,
+        "BAD_COSIGNATURE",
+        "Each line must be the valid cosignature of a witness that this server knows.",
     )
 
 
@@ -176,3 +208,39 @@ def log_not_sound(verification_id: str) -> HocError:
 def event_not_found() -> HocError:
     """An outbox event that this tenant does not have."""
     return HocError(ErrorKind.NOT_FOUND, "EVENT_NOT_FOUND", "There is no such event.")
+
+
+def scope_not_found() -> HocError:
+    """An erasure or a hold names a fact, run, subject or plane that this tenant does not have."""
+    return HocError(
+        ErrorKind.INVALID,
+        "REFERENCE_NOT_FOUND",
+        "scope_id names nothing of this tenant.",
+        errors=[{"field": "/scope_id", "code": "reference", "detail": "names nothing of this tenant"}],
+        extra={"field": "scope_id"},
+    )
+
+
+def legal_hold(hold_ids: Sequence[str]) -> HocError:
+    """What is to be destroyed is held."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "LEGAL_HOLD",
+        "A legal hold covers what would be destroyed.",
+        extra={"hold_ids": list(hold_ids[:SHOWN_HOLDS]), "count": len(hold_ids)},
+    )
+
+
+def nothing_to_erase() -> HocError:
+    """No row of the scope holds a protected value."""
+    return HocError(ErrorKind.CONFLICT, "NOTHING_TO_ERASE", "There is no protected value left to erase.")
+
+
+def hold_not_found() -> HocError:
+    """No such hold in this tenant."""
+    return HocError(ErrorKind.NOT_FOUND, "HOLD_NOT_FOUND", "There is no such legal hold.")
+
+
+def hold_released() -> HocError:
+    """A released hold stays released; a new one is placed instead."""
+    return HocError(ErrorKind.CONFLICT, "HOLD_RELEASED", "The legal hold was released before.")

@@ -1,10 +1,10 @@
-"""Logs: leaves of the tenant log, fact counters, the audit ledger, the outbox, idempotency keys."""
+"""Logs: leaves of the tenant log, fact counters, the audit ledger, erasures, holds, outbox, replays."""
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 
-from app.db.governed import exempt, govern
+from app.db.governed import exempt, govern, log_fact
 from app.db.metadata import (
     enum_check,
     fact_id_column,
@@ -14,6 +14,7 @@ from app.db.metadata import (
     tenant_table,
 )  # fmt: skip
 from app.db.types import BigInt, Bytes, CanonicalText, Flag, Timestamp
+from app.domains.logs.models.erasure import ErasureScope, HoldScope
 from app.domains.logs.models.ledger import (
     ENTITY_TYPES,
     EVENT_TYPES,
@@ -203,8 +204,47 @@ log_verifications = tenant_table(
     sa.Column("finished_at", Timestamp, nullable=False),
     enum_check("kind", VerificationKind),
     enum_check("status", VerificationStatus),
+    sa.Column("epoch", sa.Integer, nullable=False, server_default="1"),
     sa.Index("ix_log_verifications_time", "tenant_id", "finished_at", "verification_id"),
+    sa.Index("ix_log_verifications_status", "tenant_id", "epoch", "status", "finished_at"),
     primary_key=("verification_id",),
+)
+erasures = tenant_table(
+    "erasures",
+    sa.Column("erasure_id", sa.Text, nullable=False),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("scope_id", sa.Text, nullable=False),
+    sa.Column("commitments", CanonicalText, nullable=False),
+    sa.Column("run_id", sa.Text),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("legal_basis", sa.Text),
+    sa.Column("requested_by", sa.Text, nullable=False),
+    sa.Column("created_at", Timestamp, nullable=False),
+    fact_id_column(),
+    *fact_id_constraints("erasures"),
+    tenant_ref("run_id", "runs.run_id", name="fk_erasures_run_id"),
+    enum_check("scope", ErasureScope),
+    sa.Index("ix_erasures_time", "tenant_id", "created_at", "erasure_id"),
+    sa.Index("ix_erasures_run", "tenant_id", "run_id", "created_at", "erasure_id"),
+    primary_key=("erasure_id",),
+)
+_ACTIVE = sa.text("released_at IS NULL")
+legal_holds = tenant_table(
+    "legal_holds",
+    sa.Column("hold_id", sa.Text, nullable=False),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("scope_id", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("placed_by", sa.Text, nullable=False),
+    sa.Column("placed_at", Timestamp, nullable=False),
+    sa.Column("released_by", sa.Text),
+    sa.Column("released_at", Timestamp),
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    enum_check("scope", HoldScope),
+    sa.CheckConstraint("(released_by IS NULL) = (released_at IS NULL)", name="released"),
+    sa.Index("ix_legal_holds_time", "tenant_id", "placed_at", "hold_id"),
+    sa.Index("ix_legal_holds_active", "tenant_id", "hold_id", sqlite_where=_ACTIVE, postgresql_where=_ACTIVE),
+    primary_key=("hold_id",),
 )
 
 govern(
@@ -214,6 +254,8 @@ govern(
     protected=("action_reason",),
     json_columns=("before_state", "after_state"),
 )
+govern(erasures, "APPEND", types=("erasure",), json_columns=("commitments",))
+govern(legal_holds, "AUDITED")
 exempt(log_leaves, "the log itself")
 exempt(log_pending, "queue of the sequencer; ids only")
 exempt(run_fact_counters, "numbers the facts; the closing count stands in run.completed")
@@ -225,3 +267,6 @@ exempt(log_tiles, "the tree itself")
 exempt(log_checkpoints, "signed, and kept outside the database too")
 exempt(log_cosignatures, "signed by witnesses")
 exempt(log_verifications, "what a check found; the next one finds it again")
+log_fact("log.key", ("old_vkey", "new_vkey", "compromised", "reason"))
+log_fact("log.epoch", ("old_origin", "new_origin", "old_checkpoint", "reason"))
+log_fact("log.anchor", ("origin", "size", "root"))

@@ -64,6 +64,7 @@ Index(
     policy_proposals.c.created_at,
     policy_proposals.c.proposal_id,
 )
+Index("ix_policy_proposals_run", policy_proposals.c.tenant_id, policy_proposals.c.source_run_id)
 Index(
     "ix_policy_proposals_status",
     policy_proposals.c.tenant_id,

@@ -476,13 +476,13 @@ govern(
 )
 exempt(
     repository_state,
-    "head of the change chain, DERIVED from repository_changes, recounted by the repository check",
+    "head of the change chain, DERIVED from repository_changes, recounted by repository_check",
 )
-exempt(collections, "head row, DERIVED from the change records, recounted by the repository check")
-exempt(artifacts, "head row, DERIVED from revisions and change records, recounted by the repository check")
-exempt(relationships, "head row, DERIVED from the change records, recounted by the repository check")
-exempt(artifact_metadata, "projection, DERIVED from the head revision, recounted by the repository check")
-exempt(artifact_search, "search index, DERIVED from the head revision, recounted by the repository check")
+exempt(collections, "head row, DERIVED from the change records, recounted by repository_check")
+exempt(artifacts, "head row, DERIVED from revisions and change records, recounted by repository_check")
+exempt(relationships, "head row, DERIVED from the change records, recounted by repository_check")
+exempt(artifact_metadata, "projection, DERIVED from the head revision, recounted by repository_check")
+exempt(artifact_search, "search index, DERIVED from the head revision, recounted by repository_check")
 exempt(blobs, "BOUND by the digest that names the bytes and stands in the revision")
 exempt(operation_runs, "working state until its manifest seals it")
 exempt(workflow_steps, "working state until its run's manifest seals it")

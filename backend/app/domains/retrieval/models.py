@@ -206,6 +206,17 @@ class Reconciled(Output):
     more: bool
 
 
+class Recover(Input):
+    """Input of retrieval.recover: nothing, the tenant is the worker's."""
+
+
+class Recovered(Output):
+    """How many lost accesses have their evidence now; `more` tells that further ones are due."""
+
+    recovered: int
+    more: bool
+
+
 class AffectedRuns(ListInput):
     """Which runs were given this document: exactly one of artifact_id, doc_ref and digest."""
 

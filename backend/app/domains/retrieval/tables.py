@@ -89,6 +89,15 @@ retrieval_evidence_documents = tenant_table(
     sa.Index("ix_retrieval_evidence_documents_digest", "tenant_id", "digest", "evidence_id"),
     primary_key=("evidence_id", "position"),
 )
+retrieval_attempts = tenant_table(
+    "retrieval_attempts",
+    sa.Column("evidence_id", sa.Text, nullable=False),
+    sa.Column("evidence", CanonicalText, nullable=False),
+    sa.Column("deadline_at", Timestamp, nullable=False),
+    # Maintenance asks for what is overdue.
+    sa.Index("ix_retrieval_attempts_due", "deadline_at", "tenant_id"),
+    primary_key=("evidence_id",),
+)
 retrieval_observations = tenant_table(
     "retrieval_observations",
     sa.Column("trace_id", sa.Text, nullable=False),
@@ -138,5 +147,6 @@ govern(
     protected=("query",),
     json_columns=("matched_rules", "documents"),
 )
-exempt(retrieval_evidence_documents, "derived from retrieval_evidence.documents, recounted from it")
+exempt(retrieval_evidence_documents, "DERIVED from the evidence's documents, recounted by evidence_documents")
+exempt(retrieval_attempts, "a journal: a row goes in the transaction that writes the evidence of its access")
 exempt(retrieval_observations, "passive sightings of retrieval by others; a bypass is recorded as a signal")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -170,6 +170,7 @@ class KeyView(Output):
     created_at: OutputTime
     updated_at: OutputTime
     version: int
+    protected_state: Literal["INTACT", "ERASED"] = "INTACT"
 
 
 class CreatedKey(KeyView):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
-from app.kernel.amounts import Amount, scaled
+from app.kernel.amounts import Amount, Metric, scaled
 from app.kernel.inputs import AwareTime, Identifier, Input, ListInput, Output, OutputTime, Text
 
 MAX_PAYLOAD_BYTES = 64 * 1024
@@ -48,16 +48,6 @@ class StepLevel(StrEnum):
     INFO = "INFO"
     WARN = "WARN"
     ERROR = "ERROR"
-
-
-class Metric(StrEnum):
-    COST_USD = "COST_USD"
-    TOKENS_INPUT = "TOKENS_INPUT"
-    TOKENS_OUTPUT = "TOKENS_OUTPUT"
-    TOKENS_TOTAL = "TOKENS_TOTAL"
-    REQUESTS = "REQUESTS"
-    STEPS = "STEPS"
-    RUN_TIME_MS = "RUN_TIME_MS"
 
 
 @dataclass(frozen=True, slots=True)

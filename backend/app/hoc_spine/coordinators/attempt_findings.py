@@ -11,7 +11,7 @@ from app.domains.activity.models.runs import RiskLevel
 from app.domains.controls.engines import attempt_end as controls
 from app.domains.controls.engines.judging import NEAR_PCT, Standing
 from app.domains.controls.models.limits import LimitRule
-from app.domains.controls.models.vocabulary import LimitCategory, Metric
+from app.domains.controls.models.vocabulary import LimitCategory
 from app.domains.decisions.engines import attempt_end as decisions
 from app.domains.incidents.engines import incidents
 from app.domains.policies.engines import preventions
@@ -19,6 +19,7 @@ from app.domains.policies.models.vocabulary import PreventionOutcome
 from app.domains.repository.engines import operation_runs
 from app.domains.traces.engines import traces
 from app.hoc_spine.operation_context import OperationContext
+from app.kernel.amounts import Metric
 
 _STOPS = (PreventionOutcome.BLOCKED, PreventionOutcome.STOPPED)
 

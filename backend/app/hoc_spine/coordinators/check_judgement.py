@@ -13,7 +13,7 @@ from app.domains.controls.engines.reserving import clock_findings
 from app.domains.controls.engines.windows import window_key
 from app.domains.controls.models.limits import LimitRule
 from app.domains.controls.models.usage import LimitFinding, LimitJudgement
-from app.domains.controls.models.vocabulary import LimitEnforcement, Metric
+from app.domains.controls.models.vocabulary import LimitEnforcement
 from app.domains.decisions.models.vocabulary import DecisionOutcome
 from app.domains.policies.engines import guards
 from app.domains.policies.engines.guards import GuardMatch, GuardVerdict
@@ -24,7 +24,7 @@ from app.domains.policies.models.vocabulary import Moment
 from app.hoc_spine.coordinators import run_policies
 from app.hoc_spine.coordinators.limit_use import reserve_estimate, run_standing
 from app.hoc_spine.operation_context import OperationContext
-from app.kernel.amounts import as_number
+from app.kernel.amounts import Metric, as_number
 from app.kernel.clock import format_time
 
 

@@ -8,14 +8,10 @@ from typing import Any
 
 from app.db.connection import Row
 from app.domains.activity.models.runs import Ending, OutcomeKind, RunStatus, TerminationReason
-from app.domains.decisions.engines.recording import record_decisions
-from app.domains.decisions.models.records import DecisionDraft
+from app.domains.decisions.engines.emitting import About, emit_policy_evaluation_decision
 from app.domains.decisions.models.vocabulary import (
     CausalRole,
     DecisionOutcome,
-    DecisionSource,
-    DecisionTrigger,
-    DecisionType,
 )
 from app.domains.policies.engines import preventions
 from app.domains.policies.engines.guards import GuardMatch, judge
@@ -130,24 +126,19 @@ def _record(
 ) -> tuple[str, list[str]]:
     gravest = max(outcomes, key=lambda outcome: list(PreventionOutcome).index(outcome))
     spoken = matches[outcomes.index(gravest)]
-    (decision_id,) = record_decisions(
+    decision_id = emit_policy_evaluation_decision(
         ctx,
-        [
-            DecisionDraft(
-                decision_type=DecisionType.POLICY_EVALUATION,
-                decision_source=DecisionSource.SYSTEM,
-                decision_trigger=DecisionTrigger.EXPLICIT,
-                causal_role=CausalRole.POST_RUN,
-                decision_outcome=DecisionOutcome(gravest.value),
-                decision_reason=spoken.message,
-                decision_inputs={"moment": Moment.COMPLETION.value, **inputs},
-                run_id=run["run_id"],
-                attempt=run["attempt"],
-                request_id=ctx.request.request_id,
-                snapshot_id=snapshot.snapshot_id,
-                matched=[match.as_json() for match in matches],
-            )
-        ],
+        DecisionOutcome(gravest.value),
+        {"moment": Moment.COMPLETION.value, **inputs},
+        About(
+            reason=spoken.message,
+            run_id=run["run_id"],
+            attempt=run["attempt"],
+            request_id=ctx.request.request_id,
+            snapshot_id=snapshot.snapshot_id,
+        ),
+        role=CausalRole.POST_RUN,
+        matched=[match.as_json() for match in matches],
     )
     drafts = [
         PreventionDraft(

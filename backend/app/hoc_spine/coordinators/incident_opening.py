@@ -10,14 +10,10 @@ from app.db.connection import Row
 from app.domains.activity.engines import runs
 from app.domains.activity.models.runs import OutcomeKind, Projections, RunStatus
 from app.domains.decisions.engines import decisions
-from app.domains.decisions.engines.recording import record_decisions
-from app.domains.decisions.models.records import DecisionDraft
+from app.domains.decisions.engines.emitting import About, emit_policy_evaluation_decision
 from app.domains.decisions.models.vocabulary import (
     CausalRole,
     DecisionOutcome,
-    DecisionSource,
-    DecisionTrigger,
-    DecisionType,
 )
 from app.domains.incidents.engines import incidents
 from app.domains.incidents.models.records import IncidentDraft
@@ -189,11 +185,11 @@ def _prevent(
 ) -> Opened:
     """Record that the first blocking rule kept the incident from being."""
     match = verdict.blocking[0]
-    decision = _decision(ctx, draft, run, snapshot, verdict.matches, DecisionOutcome.PREVENTED, match)
-    (decision_id,) = record_decisions(ctx, [replace(decision, idempotency_key=_key(draft))])
+    about = _about(ctx, draft, run, snapshot, match)
+    decision_id = _decide(ctx, draft, run, verdict.matches, DecisionOutcome.PREVENTED, about, key=_key(draft))
     agent_id = None if run is None else run["agent_id"]
     prevention = replace(
-        _prevention(draft, run, match, PreventionOutcome.PREVENTED, decision_id, decision.snapshot_id),
+        _prevention(draft, run, match, PreventionOutcome.PREVENTED, decision_id, about.snapshot_id),
         signature=incidents.signature_of(draft, agent_id),
         prevented_event={
             **incidents.redacted(draft),
@@ -272,15 +268,17 @@ def _record_matches(
     """Record the rules that matched an incident which opens: one decision, and one record for each."""
     warned = next(iter(verdict.warned), None)
     outcome = DecisionOutcome.AUDITED if warned is None else DecisionOutcome.WARNED
-    decision = _decision(ctx, draft, run, snapshot, verdict.matches, outcome, warned or verdict.matches[0])
-    decision = replace(decision, details={"incident_id": incident["incident_id"]})
-    (decision_id,) = record_decisions(ctx, [decision])
+    about = replace(
+        _about(ctx, draft, run, snapshot, warned or verdict.matches[0]),
+        details={"incident_id": incident["incident_id"]},
+    )
+    decision_id = _decide(ctx, draft, run, verdict.matches, outcome, about)
     synthetic = bool(incident["is_synthetic"])
     return preventions.record_preventions(
         ctx,
         [
             replace(
-                _prevention(draft, run, match, _OUTCOMES[match.mode], decision_id, decision.snapshot_id),
+                _prevention(draft, run, match, _OUTCOMES[match.mode], decision_id, about.snapshot_id),
                 signature=incident["recurrence_signature"],
                 is_synthetic=synthetic,
             )
@@ -289,35 +287,47 @@ def _record_matches(
     )
 
 
-def _decision(
+def _about(
     ctx: OperationContext,
     draft: IncidentDraft,
     run: Row | None,
     snapshot: CompiledSnapshot | None,
+    spoken: GuardMatch,
+) -> About:
+    return About(
+        reason=spoken.message,
+        run_id=None if run is None else run["run_id"],
+        attempt=_attempt(draft, run),
+        request_id=ctx.request.request_id,
+        # The tenant's ACTIVE rules as they stand are no stored snapshot.
+        snapshot_id=None if run is None or snapshot is None else snapshot.snapshot_id,
+    )
+
+
+def _decide(
+    ctx: OperationContext,
+    draft: IncidentDraft,
+    run: Row | None,
     matches: Sequence[GuardMatch],
     outcome: DecisionOutcome,
-    spoken: GuardMatch,
-) -> DecisionDraft:
+    about: About,
+    *,
+    key: str | None = None,
+) -> str:
     inputs: Mapping[str, Any] = {
         "moment": Moment.INCIDENT.value,
         **({} if run is None else {"run": run_inputs(run)}),
         "incident": _said(draft),
     }
     running = run is not None and run["status"] == RunStatus.RUNNING
-    return DecisionDraft(
-        decision_type=DecisionType.POLICY_EVALUATION,
-        decision_source=DecisionSource.SYSTEM,
-        decision_trigger=DecisionTrigger.EXPLICIT,
-        causal_role=CausalRole.IN_RUN if running else CausalRole.POST_RUN,
-        decision_outcome=outcome,
-        decision_reason=spoken.message,
-        decision_inputs=inputs,
-        run_id=None if run is None else run["run_id"],
-        attempt=_attempt(draft, run),
-        request_id=ctx.request.request_id,
-        # The tenant's ACTIVE rules as they stand are no stored snapshot.
-        snapshot_id=None if run is None or snapshot is None else snapshot.snapshot_id,
+    return emit_policy_evaluation_decision(
+        ctx,
+        outcome,
+        inputs,
+        about,
+        role=CausalRole.IN_RUN if running else CausalRole.POST_RUN,
         matched=[match.as_json() for match in matches],
+        key=key,
     )
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.db.connection import Row
-from app.domains.controls.models.vocabulary import LimitCategory, LimitEnforcement, Metric, ResetPeriod
+from app.domains.controls.models.vocabulary import LimitCategory, LimitEnforcement, ResetPeriod
 from app.domains.lessons.errors import not_convertible
 from app.domains.lessons.models.vocabulary import LessonSeverity, LessonType
 from app.domains.policies.models.vocabulary import EnforcementMode, Moment, ProposalKind, RuleKind, RuleScope
-from app.kernel.amounts import as_number
+from app.kernel.amounts import Metric, as_number
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.ids import ID_PATTERN
 

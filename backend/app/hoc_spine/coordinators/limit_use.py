@@ -26,14 +26,12 @@ from app.domains.controls.models.usage import (
     OverrideInForce,
     Use,
 )
-from app.domains.controls.models.vocabulary import (
-    LimitEnforcement,
-    Metric,
-)
+from app.domains.controls.models.vocabulary import LimitEnforcement
 from app.domains.policies.errors import SnapshotInvalidError
 from app.hoc_spine.coordinators.limit_breaches import ordered, record_breaches, signal_near
 from app.hoc_spine.coordinators.run_policies import load_snapshot
 from app.hoc_spine.operation_context import OperationContext
+from app.kernel.amounts import Metric
 from app.kernel.errors import safe_trace
 
 OVERRIDES: Final = "live_overrides"

@@ -34,6 +34,7 @@ class Failed:
 class Memory:
     """All of it can be found out again."""
 
+    epoch: int
     verified: int
     verified_at: datetime
     place: int
@@ -41,7 +42,7 @@ class Memory:
     # only a result over the whole stretch lifts it.
     failed: dict[int, Failed]
     after_fact: str = ""
-    repository_at: datetime | None = None
+    recounted_at: datetime | None = None
     written_at: dict[object, datetime] = field(default_factory=dict)
 
     @classmethod
@@ -50,7 +51,7 @@ class Memory:
         failed = {
             _place_of(first, last): Failed(first, last, codes) for (first, last), codes in past.failed.items()
         }
-        return cls(past.verified, past.verified_at or now, past.place, failed)
+        return cls(past.epoch, past.verified, past.verified_at or now, past.place, failed)
 
     def is_news(self, report: Report, kind: VerificationKind, *, now: datetime) -> bool:
         """Tell whether a result says anything that the last one of its stretch did not."""

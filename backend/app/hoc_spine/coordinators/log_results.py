@@ -10,21 +10,12 @@ from app.domains.logs.engines import heads, verifications
 from app.domains.logs.engines.verifications import Report
 from app.domains.logs.models.tree import (
     HaltReason,
-    VerificationFailure,
     VerificationKind,
 )
-from app.domains.repository.engines.findings import Code
 from app.domains.tenants.engines import leases
-from app.hoc_spine.coordinators.repository_check import check_repository as check_whole_repository
 
 LEASE = "log.verifier"
 _LOGS_AT_ONCE = 500
-_MISSING = {
-    Code.BLOB_MISSING.value,
-    Code.REVISION_GAP.value,
-    Code.CHANGE_GAP.value,
-    Code.MISSING_REVISION.value,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +31,7 @@ class Log:
 class Past:
     """What earlier verifications of a log have left: how far they came, and which stretches failed."""
 
+    epoch: int
     verified: int
     verified_at: datetime | None
     place: int
@@ -63,16 +55,17 @@ def list_logs(connection: DriverConnection, *, after: str) -> tuple[list[Log], s
     return found, found[-1].tenant_id if len(found) == _LOGS_AT_ONCE else None
 
 
-def read_past(connection: DriverConnection, *, tenant_id: str) -> Past:
+def read_past(connection: DriverConnection, *, tenant_id: str, epoch: int) -> Past:
     """Read what earlier verifications of a log have left."""
     failed: dict[tuple[int, int], tuple[str, ...]] = {}
-    for row in verifications.open_failures(connection, tenant_id=tenant_id):
+    for row in verifications.open_failures(connection, tenant_id=tenant_id, epoch=epoch):
         codes = dict.fromkeys(failure.code for failure in verifications.failures_of([row]))
         failed.setdefault((row["from_idx"], row["to_idx"]), tuple(codes))
     return Past(
-        verified=verifications.verified_size(connection, tenant_id=tenant_id),
-        verified_at=verifications.last_verified_at(connection, tenant_id=tenant_id),
-        place=verifications.sweep_place(connection, tenant_id=tenant_id),
+        epoch=epoch,
+        verified=verifications.verified_size(connection, tenant_id=tenant_id, epoch=epoch),
+        verified_at=verifications.last_verified_at(connection, tenant_id=tenant_id, epoch=epoch),
+        place=verifications.sweep_place(connection, tenant_id=tenant_id, epoch=epoch),
         failed=failed,
     )
 
@@ -82,6 +75,7 @@ def record(
     report: Report,
     *,
     tenant_id: str,
+    epoch: int,
     verification_id: str,
     kind: VerificationKind,
     started_at: datetime,
@@ -92,6 +86,7 @@ def record(
         connection,
         report,
         tenant_id=tenant_id,
+        epoch=epoch,
         verification_id=verification_id,
         kind=kind,
         started_at=started_at,
@@ -104,18 +99,3 @@ def halt(
 ) -> None:
     """Stop a log whose tree was proved wrong."""
     heads.halt(connection, tenant_id=tenant_id, epoch=epoch, reason=reason, now=now)
-
-
-def check_repository(connection: DriverConnection, *, tenant_id: str) -> list[VerificationFailure]:
-    """Return what the repository's own check finds of its rows, without reading their content."""
-    report = check_whole_repository(connection, tenant_id=tenant_id, scope=None, read_content=False)
-    return [
-        VerificationFailure(
-            code="ROW_MISSING" if finding.code in _MISSING else "ROW_MISMATCH",
-            table="repository",
-            key=finding.entity,
-            column=finding.code,
-        )
-        for finding in report.findings
-        if finding.code != Code.UNCITED_BLOB.value
-    ]

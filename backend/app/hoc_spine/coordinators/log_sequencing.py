@@ -9,7 +9,7 @@ from datetime import datetime
 
 from app.db.connection import DriverConnection
 from app.domains.logs.engines import checkpoints, heads, sequence
-from app.domains.logs.engines.note import SigningKey
+from app.domains.logs.engines.keys import KeyRing
 from app.domains.logs.models.tree import (
     Batch,
     HaltReason,
@@ -67,7 +67,7 @@ def integrate(
 
 
 def sign(
-    connection: DriverConnection, *, tenant_id: str, files: LogFiles, key: SigningKey, now: datetime
+    connection: DriverConnection, *, tenant_id: str, files: LogFiles, keys: KeyRing, now: datetime
 ) -> Signing:
     """Sign a tenant's head under its lock: judge, sign, keep in the directory, record.
 
@@ -83,11 +83,11 @@ def sign(
     earlier = [] if recorded is None else [str(recorded["note"])]
     if kept is not None and kept not in earlier:
         earlier.append(kept)
-    reason = checkpoints.judge(connection, head, earlier, tenant_id=tenant_id, key=key)
+    reason = checkpoints.judge(connection, head, earlier, tenant_id=tenant_id, keys=keys)
     if reason is not None:
         heads.halt(connection, tenant_id=tenant_id, epoch=epoch, reason=reason, now=now)
         return Signing(halted=reason)
-    signed = checkpoints.sign(head, key=key)
+    signed = checkpoints.sign(head, signers=keys.signers(now))
     files.keep(tenant_id, epoch, signed.note, signed_at=format_time(now))
     checkpoints.record(connection, signed, tenant_id=tenant_id, epoch=epoch, now=now)
     return Signing(size=head["size"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from app.db.connection import DriverConnection
 from app.db.governed import GOVERNED
 from app.domains.logs.engines import checkpoints, heads, row_check, row_reading, slices, verifications
-from app.domains.logs.engines.note import SigningKey
+from app.domains.logs.engines.keys import KeyRing
 from app.domains.logs.engines.recorded import Recorded
 from app.domains.logs.engines.row_check import RowFailure
 from app.domains.logs.engines.verifications import Report
@@ -16,6 +16,7 @@ from app.domains.logs.models.tree import (
     HaltReason,
     VerificationFailure,
 )
+from app.hoc_spine.coordinators.recounts import Stretch, recount
 from app.hoc_spine.coordinators.run_judgement import (
     find_broken_changes,
     judge_run,
@@ -37,10 +38,11 @@ _ENDING = ("run.completed", "trace.sealed")
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What the verifier knows of a log from elsewhere: the key, and the checkpoint kept aside."""
+    """What the verifier has of a log from elsewhere: keys, and the checkpoint kept aside."""
 
-    key: SigningKey
+    keys: KeyRing
     kept: str | None
+    digest_key: Callable[..., bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +83,11 @@ def _standing(connection: DriverConnection, outside: Outside, tenant_id: str) ->
     earlier = [str(signed["note"])]
     if outside.kept is not None and outside.kept != signed["note"]:
         earlier.append(outside.kept)
-    reason = checkpoints.judge(connection, head, earlier, tenant_id=tenant_id, key=outside.key)
+    reason = checkpoints.judge(connection, head, earlier, tenant_id=tenant_id, keys=outside.keys)
     code = None if reason is None else reason.value
     if code is None and not checkpoints.says(signed["note"], signed["size"], signed["root"]):
         code = "ROOT_MISMATCH"
-    known = verifications.verified_size(connection, tenant_id=tenant_id)
+    known = verifications.verified_size(connection, tenant_id=tenant_id, epoch=head["epoch"])
     if code is None and (head["signed_size"] > signed["size"] or known > signed["size"]):
         code = "ROLLED_BACK"
     return Standing(head["epoch"], head["min_index"], signed["size"], code, head["size"])
@@ -124,14 +126,18 @@ def verify_slice(
     rows = row_check.check_rows(subjects)
     report.count("rows", rows.checked)
     report.count("values", sum(rows.states.values()))
-    report.failures += [_row_failure(failure) for failure in (*rows.values, *rows.rows)]
+    report.failures += [row_failure(failure) for failure in (*rows.values, *rows.rows)]
     report.failures += list(_runs(connection, part.facts, report, outside, tenant_id))
     broken = find_broken_changes(connection, part.facts, tenant_id=tenant_id)
-    report.failures += [_row_failure(failure) for failure in broken]
+    stretch = Stretch(connection, tenant_id, part.facts, subjects, outside.digest_key)
+    report.failures += [row_failure(failure) for failure in (*broken, *recount(stretch))]
+    for name, number in stretch.tally.items():
+        report.count(name, number)
     return report
 
 
-def _row_failure(failure: RowFailure) -> VerificationFailure:
+def row_failure(failure: RowFailure) -> VerificationFailure:
+    """Return what a result says of a row."""
     return VerificationFailure(
         code=failure.code,
         table=failure.table,
@@ -157,7 +163,7 @@ def _runs(
     report.count("runs", len(ended))
     denied = bool(report.failures)
     for run_id in ended:
-        read = read_proof_facts(connection, tenant_id=tenant_id, run_id=run_id, key=outside.key)
+        read = read_proof_facts(connection, tenant_id=tenant_id, run_id=run_id, keys=outside.keys)
         code = "ROW_MISSING" if read is None else judge_run(read).failure_code
         # A checkpoint that is wrong denies every run; it was told already.
         if code is not None and not (code == slices.LOG_MISMATCH and denied):
@@ -189,7 +195,7 @@ def check_checkpoints(
         return []
     signed = checkpoints.list_all(connection, tenant_id=tenant_id, epoch=head["epoch"])
     notes = dict.fromkeys([*(str(row["note"]) for row in signed), *history])
-    reason = checkpoints.judge(connection, head, list(notes), tenant_id=tenant_id, key=outside.key)
+    reason = checkpoints.judge(connection, head, list(notes), tenant_id=tenant_id, keys=outside.keys)
     if reason is None:
         return []
     return [VerificationFailure(code=reason.value, table="log_checkpoints")]

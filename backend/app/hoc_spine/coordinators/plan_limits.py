@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from typing import Final
 
+from app.db.connection import DriverConnection
 from app.domains.controls.engines import limits, reserving
 from app.domains.controls.engines.windows import window_key
 from app.domains.controls.models.limits import CreateLimit, LimitRule
-from app.domains.controls.models.vocabulary import LimitCategory, LimitSource, Metric, ResetPeriod
-from app.domains.tenants.engines import state
+from app.domains.controls.models.vocabulary import LimitCategory, LimitSource, ResetPeriod
+from app.domains.tenants.engines import state, tenants
 from app.domains.tenants.models import QUOTAS, Plan
 from app.hoc_spine.operation_context import OperationContext
-from app.kernel.amounts import MICRO, as_number
+from app.kernel.amounts import MICRO, Metric, as_number
 
 PLAN_LIMIT: Final = "plan-tokens-month"
 """The id and name of the limit; a tenant cannot take either."""
 
 
+def list_tenants_unsettled(connection: DriverConnection) -> list[str]:
+    """Return the tenants whose plan's limit is not there yet, or has another value than the plan."""
+    values = limits.system_values(connection, limit_id=PLAN_LIMIT)
+    return [
+        tenant_id
+        for tenant_id, plan in tenants.plans(connection).items()
+        if values.get(tenant_id) != _tokens(plan)
+    ]
+
+
 def settle_plan_limit(ctx: OperationContext, *, tenant_id: str, plan: Plan) -> bool:
     """Make the plan's limit, or set it to what the plan allows; return whether that changed anything."""
-    tokens = QUOTAS[plan].tokens_per_month * MICRO
-    row = limits.find(ctx.connection, tenant_id=tenant_id, limit_id=PLAN_LIMIT)
-    if row is not None and row["max_value"] == tokens:
-        # Maintenance asks every minute; nothing is held for that.
-        return False
+    tokens = _tokens(plan)
     row = limits.find(ctx.connection, tenant_id=tenant_id, limit_id=PLAN_LIMIT, lock=True)
     # The operator's entries stand in the system's own ledger, so they say whose limit it is.
     whose = {} if tenant_id == ctx.tenant_id else {"tenant_id": tenant_id}
@@ -58,6 +65,10 @@ def settle_plan_limit(ctx: OperationContext, *, tenant_id: str, plan: Plan) -> b
         return False
     state.bump_policy_version(ctx.connection, tenant_id=tenant_id)
     return True
+
+
+def _tokens(plan: Plan) -> int:
+    return QUOTAS[plan].tokens_per_month * MICRO
 
 
 def tokens_this_month(ctx: OperationContext) -> float:

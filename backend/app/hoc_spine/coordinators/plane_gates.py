@@ -17,6 +17,7 @@ from app.domains.knowledge.models.vocabulary import (
 )
 from app.domains.policies.engines import rules
 from app.domains.retrieval.engines import evidence
+from app.hoc_spine.coordinators.legal_holds import holds_on_plane
 from app.hoc_spine.operation_context import OperationContext
 from app.kernel.pages import MAX_LIMIT
 
@@ -87,8 +88,7 @@ def _purge(ctx: OperationContext, plane: PlaneRow) -> Judged:
         ctx.connection, tenant_id=ctx.tenant_id, plane_id=plane["plane_id"], now=ctx.now
     )
     facts = PurgeFacts(
-        # No hold can be placed yet, so none covers the plane.
-        hold_ids=(),
+        hold_ids=holds_on_plane(ctx.connection, plane["plane_id"], tenant_id=ctx.tenant_id),
         archive_status=planes.get_visit_job_status(
             ctx.connection, tenant_id=ctx.tenant_id, plane=plane, job_type=JobType.ARCHIVE_DATA
         ),

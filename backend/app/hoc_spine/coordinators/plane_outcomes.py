@@ -217,21 +217,22 @@ def _settle(
         plane_id=plane["plane_id"],
         generation=plane["generation"] + 1,
     )
-    data = {
-        "records_ingested": found.document_count,
-        "bytes_processed": progress.text_bytes,
-        "batch_count": progress.batches,
-        "passages_created": progress.passages,
-        "pins_digest": found.pins_digest,
-        "generation": found.generation,
-        "skipped": progress.skipped,
-        "diagnostics": [list(item) for item in progress.diagnostics],
-    }
     values = {
         "generation": found.generation,
         "document_count": found.document_count,
         "passage_count": found.passage_count,
         "token_total": found.token_total,
         "ingested_seq": progress.ingested_seq,
+    }
+    data = {
+        "records_ingested": found.document_count,
+        "bytes_processed": progress.text_bytes,
+        "batch_count": progress.batches,
+        "passages_created": progress.passages,
+        "pins_digest": found.pins_digest,
+        "skipped": progress.skipped,
+        "diagnostics": [list(item) for item in progress.diagnostics],
+        # What the registry row is recounted from.
+        **values,
     }
     return data, values

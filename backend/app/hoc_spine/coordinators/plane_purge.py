@@ -8,6 +8,7 @@ from typing import Any
 from app.domains.knowledge.engines import plane_collections, planes
 from app.domains.knowledge.engines.gates import Approval
 from app.domains.knowledge.errors import transition_conflict
+from app.hoc_spine.coordinators.legal_holds import holds_on_plane, lock_holds
 from app.hoc_spine.coordinators.plane_ingest import hold_repository
 from app.hoc_spine.coordinators.plane_lifecycle import clean_reason
 from app.hoc_spine.operation_context import OperationContext
@@ -26,11 +27,14 @@ def purge(
     """Destroy what a plane owns and serves; return the columns that say so, and the purge certificate.
 
     The collection it owned is redacted and tombstoned whole; bytes that others cite stay and are counted.
-    TRANSITION_CONFLICT when another writer was first.
+    TRANSITION_CONFLICT when another writer was first, or a legal hold was placed since the gate was judged.
     """
     keys: dict[str, Any] = {"tenant_id": ctx.tenant_id, "plane_id": plane["plane_id"]}
     held = planes.require_plane(ctx.connection, **keys, lock=True)
     if held["version"] != plane["version"]:
+        return transition_conflict()
+    lock_holds(ctx)
+    if holds_on_plane(ctx.connection, plane["plane_id"], tenant_id=ctx.tenant_id):
         return transition_conflict()
     # Derived rows after the tenant's repository lock, as everywhere.
     hold_repository(ctx)

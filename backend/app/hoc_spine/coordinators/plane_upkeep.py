@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+from app.db.connection import DriverConnection
 from app.domains.knowledge.engines import ingest, planes
 from app.domains.knowledge.engines.planes import PlaneRow
 from app.domains.repository.engines import artifacts, changes
@@ -13,6 +15,14 @@ from app.hoc_spine.operation_context import OperationContext
 from app.kernel.pages import MAX_LIMIT
 
 PAGES_OF_CHANGES = 20
+
+
+def list_tenants_due(connection: DriverConnection, *, now: datetime) -> set[str]:
+    """Return the tenants with planes to sweep, or to refresh if a change since concerns them."""
+    shown = planes.auto_refreshed_seqs(connection)
+    last = changes.last_seqs(connection, list(shown))
+    changed = {tenant_id for tenant_id, seq in shown.items() if last.get(tenant_id, 0) > seq}
+    return changed.union(planes.list_tenants_moved(connection, now=now))
 
 
 def sweep_ended(ctx: OperationContext) -> int:

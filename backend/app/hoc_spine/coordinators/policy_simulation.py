@@ -10,7 +10,7 @@ from typing import Any
 from app.db.connection import Row
 from app.domains.controls.engines import judging, limits
 from app.domains.controls.models.usage import LimitFinding
-from app.domains.controls.models.vocabulary import LimitEnforcement, Metric
+from app.domains.controls.models.vocabulary import LimitEnforcement
 from app.domains.decisions.engines import decisions
 from app.domains.decisions.models.records import ListDecisions
 from app.domains.decisions.models.vocabulary import DecisionType
@@ -26,7 +26,7 @@ from app.hoc_spine.coordinators.check_judgement import limit_reason, reasons_of
 from app.hoc_spine.coordinators.limit_use import look_at_limits, run_standing
 from app.hoc_spine.coordinators.run_check import limit_stand
 from app.hoc_spine.operation_context import OperationContext
-from app.kernel.amounts import MICRO
+from app.kernel.amounts import MICRO, Metric
 from app.kernel.canonical_json import loads
 from app.kernel.clock import parse_time
 from app.kernel.redaction import redact_json

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from app.db.connection import DriverConnection
 from app.domains.logs.engines import leaf_lookup
+from app.domains.logs.engines.row_check import RowFailure
 from app.domains.repository.engines import artifacts, chain_check, indexing, verification
 from app.domains.repository.engines.chain_check import Leaf, Leaves
-from app.domains.repository.engines.findings import Findings
+from app.domains.repository.engines.findings import Code, Findings
 from app.domains.repository.models.upkeep import RepositoryVerified
 
 TABLE, TYPE = "repository_changes", "repository.changed"
+_MISSING = {
+    Code.BLOB_MISSING.value,
+    Code.REVISION_GAP.value,
+    Code.CHANGE_GAP.value,
+    Code.MISSING_REVISION.value,
+}
 
 
 def check_repository(
@@ -37,6 +44,15 @@ def check_repository(
         chain_check.verify_changes(connection, found, _leaves(connection, tenant_id), **given)
         verification.verify_sealed(connection, found, **given)
     return found.result()
+
+
+def recount_repository(connection: DriverConnection, tenant_id: str) -> Iterator[RowFailure]:
+    """Yield what of a tenant's repository is not as its revisions and changes have it, without content."""
+    report = check_repository(connection, tenant_id=tenant_id, scope=None, read_content=False)
+    for finding in report.findings:
+        if finding.code != Code.UNCITED_BLOB.value:
+            code = "ROW_MISSING" if finding.code in _MISSING else "ROW_MISMATCH"
+            yield RowFailure(code, "repository", finding.entity, column=finding.code)
 
 
 def _leaves(connection: DriverConnection, tenant_id: str) -> Leaves:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import structlog
 
@@ -16,9 +14,9 @@ from app.connectors.values import (
     ConnectorResult,
     PlaneConnector,
 )
+from app.db.access_read import AccessFacts, read_access
 from app.db.connection import DriverConnection
-from app.domains.activity.engines import runs
-from app.domains.knowledge.engines import plane_config, planes
+from app.domains.knowledge.engines import plane_config
 from app.domains.policies.engines import rules, snapshots
 from app.domains.policies.engines.access import decide_access
 from app.domains.policies.errors import SnapshotInvalidError
@@ -30,11 +28,12 @@ from app.domains.retrieval.engines.access import (
     smallest,
 )
 from app.domains.retrieval.models import AccessInput, Outcome, Reason
-from app.domains.tenants.engines import state
 from app.domains.tenants.models import Standing, TenantStatus
+from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.ports import Services
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.context import RequestContext
+from app.kernel.errors import safe_trace
 from app.kernel.hashing import keyed_digest
 
 _log = structlog.get_logger(__name__)
@@ -80,9 +79,7 @@ def judge(
     request: RequestContext,
 ) -> PlaneConnector | None:
     """Judge steps 2 to 7 into the attempt; return the connector to read from, None when denied."""
-    tenant_id = request.tenant_id
-    facts = _load(connection, attempt, payload, tenant_id=tenant_id)
-    reason = check_live(facts, attempt=payload.attempt)
+    reason = check_live(_load(connection, attempt, payload, request), attempt=payload.attempt)
     if reason is None:
         reason = _judge_rules(connection, attempt, payload, services=services, request=request)
     connector: PlaneConnector | None = None
@@ -97,13 +94,30 @@ def judge(
     return connector
 
 
-def load_live(
-    connection: DriverConnection, payload: AccessInput, standing: Standing, *, tenant_id: str
-) -> tuple[LiveFacts, Mapping[str, Any] | None, Mapping[str, Any] | None]:
-    """Return what must be true of tenant, run and plane now, and the rows of run and plane."""
-    run = runs.get_access_facts(connection, tenant_id=tenant_id, run_id=payload.run_id)
-    plane = planes.get_access_facts(connection, tenant_id=tenant_id, plane_id=payload.plane_id)
-    facts = LiveFacts(
+def look_at_access(ctx: OperationContext, payload: AccessInput) -> Standing | None:
+    """Keep in the attempt what an allowed access relies on, as it is now; return the caller's standing."""
+    found = _read(ctx.connection, payload, ctx.request)
+    if found is None:
+        return None
+    standing = Standing(**found.standing)
+    attempt: Attempt = ctx.prepared
+    attempt.live = _live_facts(found, standing)
+    return standing
+
+
+def _read(connection: DriverConnection, payload: AccessInput, request: RequestContext) -> AccessFacts | None:
+    return read_access(
+        connection,
+        tenant_id=request.tenant_id,
+        key_id=request.key_id,
+        run_id=payload.run_id,
+        plane_id=payload.plane_id,
+    )
+
+
+def _live_facts(found: AccessFacts, standing: Standing) -> LiveFacts:
+    run, plane = found.run, found.plane
+    return LiveFacts(
         tenant_active=standing.tenant_status == TenantStatus.ACTIVE,
         halted=standing.halted,
         run_status=None if run is None else run["status"],
@@ -113,17 +127,16 @@ def load_live(
         config_digest=None if plane is None else plane["config_digest"],
         live_epoch=standing.live_epoch,
     )
-    return facts, run, plane
 
 
 def _load(
-    connection: DriverConnection, attempt: Attempt, payload: AccessInput, *, tenant_id: str
+    connection: DriverConnection, attempt: Attempt, payload: AccessInput, request: RequestContext
 ) -> LiveFacts:
-    standing = state.load_standing(connection, tenant_id=tenant_id)
-    if standing is None:
-        raise LookupError(f"tenant {tenant_id} vanished")
-    facts, attempt.run, attempt.plane = load_live(connection, payload, standing, tenant_id=tenant_id)
-    attempt.live_epoch = standing.live_epoch
+    found = _read(connection, payload, request)
+    if found is None:
+        raise LookupError(f"tenant {request.tenant_id} vanished")
+    facts = _live_facts(found, Standing(**found.standing))
+    attempt.run, attempt.plane, attempt.live_epoch = found.run, found.plane, facts.live_epoch
     if attempt.plane is not None:
         attempt.plane_config = plane_config.config_members(
             attempt.plane["connector_type"], attempt.plane["config"]
@@ -216,6 +229,7 @@ def execute(
             ),
             deadline=time.monotonic() + attempt.plane_config["timeout_seconds"],
         )
+        _take(attempt, result)
     except ConnectorRefusedError as refusal:
         attempt.settle(Outcome.DENIED, Reason(refusal.code))
     except ConnectorFailedError as failure:
@@ -224,8 +238,12 @@ def execute(
     except Exception:  # noqa: BLE001 - a broken connector is an outcome with its evidence, not a lost attempt
         _log.exception("retrieval.connector_broke", evidence_id=attempt.evidence_id)
         attempt.settle(Outcome.FAILED, Reason.INTERNAL_ERROR)
-    else:
-        _take(attempt, result)
+
+
+def give_up(attempt: Attempt, error: Exception) -> None:
+    """Settle an attempt that a bug of ours struck as failed: that is its evidence, and its data goes."""
+    _log.error("retrieval.attempt_broke", evidence_id=attempt.evidence_id, trace=safe_trace(error))
+    attempt.settle(Outcome.FAILED, Reason.INTERNAL_ERROR)
 
 
 def _take(attempt: Attempt, result: ConnectorResult) -> None:

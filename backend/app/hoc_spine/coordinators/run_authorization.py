@@ -9,6 +9,7 @@ from typing import Any
 from app.domains.activity.models.runs import StartRun
 from app.domains.controls.engines import limits
 from app.domains.decisions.engines import decisions
+from app.domains.decisions.engines.emitting import About, emit_policy_evaluation_decision
 from app.domains.decisions.engines.recording import DecisionDraft, inputs_digest, record_decisions
 from app.domains.decisions.models.vocabulary import (
     CausalRole,
@@ -134,24 +135,19 @@ def record_granted(ctx: OperationContext, command: StartRun, run_id: str, given:
     if not matches:
         return
     outcome = DecisionOutcome.WARNED if given.verdict.warned else DecisionOutcome.AUDITED
-    (decision_id,) = record_decisions(
+    decision_id = emit_policy_evaluation_decision(
         ctx,
-        [
-            DecisionDraft(
-                decision_type=DecisionType.POLICY_EVALUATION,
-                decision_source=DecisionSource.SYSTEM,
-                decision_trigger=DecisionTrigger.EXPLICIT,
-                causal_role=CausalRole.PRE_RUN,
-                decision_outcome=outcome,
-                decision_reason=_words(matches),
-                decision_inputs=_inputs(command),
-                run_id=run_id,
-                attempt=1,
-                request_id=ctx.request.request_id,
-                snapshot_id=given.snapshot.snapshot_id,
-                matched=[match.as_json() for match in matches],
-            )
-        ],
+        outcome,
+        _inputs(command),
+        About(
+            reason=_words(matches),
+            run_id=run_id,
+            attempt=1,
+            request_id=ctx.request.request_id,
+            snapshot_id=given.snapshot.snapshot_id,
+        ),
+        role=CausalRole.PRE_RUN,
+        matched=[match.as_json() for match in matches],
     )
     _record_matches(ctx, command, matches, given, decision_id, run_id=run_id)
 

@@ -16,7 +16,7 @@ from app.db.connection import DriverConnection
 from app.domains.logs.engines import bundle, bundle_reads, checkpoints, heads, proofs
 from app.domains.logs.engines.bundle import Claims, Cut, Section
 from app.domains.logs.engines.bundle_reads import SectionHashes
-from app.domains.logs.engines.note import SigningKey
+from app.domains.logs.engines.keys import KeyRing
 from app.domains.logs.engines.sequence import tile_loader
 from app.domains.logs.engines.tiles import TileCache, TileTree
 from app.domains.logs.errors import (
@@ -28,7 +28,7 @@ from app.domains.logs.errors import (
 from app.domains.policies.engines import snapshots
 from app.domains.traces.engines import chain, steps
 from app.hoc_spine.coordinators.log_files import LogFiles
-from app.kernel.canonical_json import dumps
+from app.kernel.canonical_json import dumps, loads
 from app.kernel.clock import format_time
 from app.kernel.files import HandedFile, LocalFile
 from app.kernel.hashing import text_hash
@@ -104,13 +104,13 @@ def make_bundle(connection: DriverConnection, request: Request) -> BundleFile:
     Refuse CHECKPOINT_PENDING, NO_SIGNING_KEY, BUNDLE_TOO_LARGE, INVALID_TREE_SIZE, and INTEGRITY_FAILED for
     a value that does not open.
     """
-    key = request.files.signing_key()
-    if key is None:
+    keys = request.files.keys()
+    if keys is None:
         raise no_signing_key()
     reading = _read(connection, request)
     folder = Path(tempfile.mkdtemp(prefix="hoc-bundle-"))
     try:
-        digest, path = _spool(connection, request, reading, key, folder)
+        digest, path = _spool(connection, request, reading, keys, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -141,7 +141,7 @@ def _read(connection: DriverConnection, request: Request) -> Reading:
 
 
 def _spool(
-    connection: DriverConnection, request: Request, reading: Reading, key: SigningKey, folder: Path
+    connection: DriverConnection, request: Request, reading: Reading, keys: KeyRing, folder: Path
 ) -> tuple[str, Path]:
     body = folder / "body"
     with body.open("wb") as stream:
@@ -149,7 +149,7 @@ def _spool(
         _write_facts(connection, request, reading, writer)
         _write_traces(connection, request, writer)
         _write_values(connection, request, reading, writer)
-    first = _header(connection, request, reading, writer.lines, key).encode() + b"\n"
+    first = _header(connection, request, reading, writer.lines, keys).encode() + b"\n"
     if len(first) + writer.size > bundle.MAX_BYTES:
         raise bundle_too_large()
     path = folder / "bundle"
@@ -270,9 +270,10 @@ def _header(
     request: Request,
     reading: Reading,
     lines: Mapping[str, int],
-    key: SigningKey,
+    keys: KeyRing,
 ) -> str:
     head, checkpoint = reading.head, reading.checkpoint
+    signers = keys.signers_of(loads(checkpoint["key_ids"]), head["origin"])
     context = SectionHashes()
     for row in reading.context:
         context.add(row["idx"], row["leaf_hash"])
@@ -291,10 +292,10 @@ def _header(
     tree = TileTree(checkpoint["size"], request.tiles.loader(request.tenant_id, head["epoch"], load))
     indices = [index for part in parts.values() for index in part.indices]
     return bundle.header(
-        attestation=bundle.envelope(payload, key),
+        attestation=bundle.envelope(payload, signers),
         checkpoint=reading.note,
         consistency=_consistency(connection, request, reading),
-        vkeys=[key.vkey(head["origin"])],
+        vkeys=[key.vkey(head["origin"]) for key in signers],
         sections=[
             Section(name, lines[name], parts[name].indices if name in parts else None)
             for name in bundle.SECTIONS

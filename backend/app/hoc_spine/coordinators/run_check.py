@@ -8,12 +8,9 @@ from datetime import datetime
 from app.db.check_read import CheckFacts, lock_check
 from app.domains.activity.models.runs import RunStatus
 from app.domains.controls.models.usage import LimitFinding
-from app.domains.decisions.engines.recording import DecisionDraft, record_decisions
+from app.domains.decisions.engines.emitting import About, emit_policy_evaluation_decision
 from app.domains.decisions.models.vocabulary import (
     CausalRole,
-    DecisionSource,
-    DecisionTrigger,
-    DecisionType,
 )
 from app.domains.policies.engines.guards import GuardMatch
 from app.domains.policies.engines.preventions import PreventionDraft, record_preventions
@@ -114,28 +111,23 @@ def record_check(
     """Write what a check came to, with all that follows from it, and return its answer."""
     run = facts.run
     result = _result(prepared, facts, found, ctx.now)
-    record_decisions(
+    emit_policy_evaluation_decision(
         ctx,
-        [
-            DecisionDraft(
-                decision_type=DecisionType.POLICY_EVALUATION,
-                decision_source=DecisionSource.SYSTEM,
-                decision_trigger=DecisionTrigger.EXPLICIT,
-                causal_role=CausalRole.IN_RUN,
-                decision_outcome=found.outcome,
-                decision_reason=_words(found.reasons),
-                decision_inputs=prepared.inputs,
-                run_id=run["run_id"],
-                attempt=run["attempt"],
-                request_id=ctx.request.request_id,
-                snapshot_id=run["policy_snapshot_id"],
-                matched=[match.as_json() for match in found.matches],
-                reservation_id=prepared.reservation_id if found.limits.reserved else None,
-                idempotency_key=prepared.idempotency_key,
-                details={"answer": result.model_dump(mode="json"), "judged_by": dict(found.judged_by)},
-                decision_id=prepared.decision_id,
-            )
-        ],
+        found.outcome,
+        prepared.inputs,
+        About(
+            reason=_words(found.reasons),
+            run_id=run["run_id"],
+            attempt=run["attempt"],
+            request_id=ctx.request.request_id,
+            snapshot_id=run["policy_snapshot_id"],
+            details={"answer": result.model_dump(mode="json"), "judged_by": dict(found.judged_by)},
+        ),
+        role=CausalRole.IN_RUN,
+        matched=[match.as_json() for match in found.matches],
+        key=prepared.idempotency_key,
+        reservation_id=prepared.reservation_id if found.limits.reserved else None,
+        decision_id=prepared.decision_id,
     )
     ids = record_preventions(
         ctx, [_prevention(match, facts, found, prepared.decision_id) for match in found.matches]

@@ -12,6 +12,8 @@ from app.domains.activity.models.runs import OutcomeKind, RunStatus
 from app.kernel.inputs import Identifier, Input, Output, OutputTime
 
 GRACE = timedelta(seconds=5)
+# A round looks at what ended within it; the next rounds look again.
+WINDOW = timedelta(hours=1)
 Row = Mapping[str, Any]
 
 

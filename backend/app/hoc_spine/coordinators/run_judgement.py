@@ -18,7 +18,7 @@ from app.domains.logs.engines import (
 )
 from app.domains.logs.engines.completeness import FactsVerdict
 from app.domains.logs.engines.inclusion import LogFacts, LogVerdict
-from app.domains.logs.engines.note import SigningKey
+from app.domains.logs.engines.keys import KeyRing
 from app.domains.logs.engines.recorded import Recorded
 from app.domains.logs.engines.row_check import RowFailure, RowsVerdict
 from app.domains.logs.engines.row_reading import RowFacts
@@ -66,7 +66,7 @@ class Judgement:
 
 
 def read_proof_facts(
-    connection: DriverConnection, *, tenant_id: str, run_id: str, key: SigningKey | None
+    connection: DriverConnection, *, tenant_id: str, run_id: str, keys: KeyRing | None
 ) -> ProofFacts | None:
     """Read what a run's proof is made from; None when neither a row nor a leaf names the run."""
     given = {"tenant_id": tenant_id, "run_id": run_id}
@@ -87,7 +87,7 @@ def read_proof_facts(
         rows=read_subjects(connection, said, tenant_id=tenant_id, across=False),
         unlogged=row_reading.list_unlogged_of_run(connection, **given),
         changes=find_broken_changes(connection, said, tenant_id=tenant_id),
-        log=inclusion.read_log(connection, leaves, tenant_id=tenant_id, key=key),
+        log=inclusion.read_log(connection, leaves, tenant_id=tenant_id, keys=keys),
     )
 
 
@@ -97,7 +97,8 @@ def read_subjects(
     """Read every governed row that these facts are about; `across`: also what the operator's ledger says."""
     found = row_reading.read_rows(connection, facts, tenant_id=tenant_id)
     operated = operated_rows.read_operated(connection, facts, tenant_id=tenant_id, across=across)
-    return RowFacts((*found.subjects, *operated), found.erased)
+    erased = row_reading.commitments_named(connection, operated)
+    return RowFacts((*found.subjects, *operated), found.erased | erased)
 
 
 def find_broken_changes(

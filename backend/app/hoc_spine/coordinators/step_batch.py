@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from app.db.batch_read import HeldTrace, lock_trace
+from app.db.batch_read import HeldTrace, Meeting, lock_trace
 from app.db.connection import Row
 from app.domains.activity.engines import runs, signals
 from app.domains.activity.models.runs import RunStatus
 from app.domains.controls.models.usage import Use
-from app.domains.controls.models.vocabulary import Metric
 from app.domains.decisions.engines import decisions
 from app.domains.decisions.models.vocabulary import DecisionOutcome
 from app.domains.incidents.engines import incidents
@@ -27,6 +26,8 @@ from app.domains.incidents.models.vocabulary import (
 )
 from app.domains.policies.errors import SnapshotInvalidError
 from app.domains.retrieval.engines import observations
+from app.domains.tenants.engines import state
+from app.domains.tenants.models import Standing
 from app.domains.traces.engines import spans, steps, traces
 from app.domains.traces.engines.steps import Overlap
 from app.domains.traces.errors import trace_not_found
@@ -36,19 +37,23 @@ from app.hoc_spine.coordinators.limit_use import UseResult, commit_use
 from app.hoc_spine.coordinators.run_policies import load_snapshot
 from app.hoc_spine.coordinators.use_settling import settle_use
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.kernel.amounts import MICRO
+from app.kernel.amounts import MICRO, Metric
 
 FORBIDDEN: Final = frozenset({DecisionOutcome.BLOCKED, DecisionOutcome.STOPPED, DecisionOutcome.KILLED})
 SHOWN_STEPS: Final = 20
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PreparedBatch:
-    """Steps ready to be linked, the outcomes of decisions that they cite, what they tell of retrievals."""
+    """Steps ready to be linked, the outcomes of decisions that they cite, what they tell of retrievals.
+
+    `held` is what the transaction's first statement took hold of, where that read the standing too.
+    """
 
     steps: Sequence[PreparedStep]
     cited: Mapping[str, DecisionOutcome]
     retrievals: Sequence[tuple[StepInput, Mapping[str, Any]]] = ()
+    held: HeldTrace | None = None
 
 
 def prepare_batch(ctx: PrepareContext, run_id: str, given: Sequence[StepInput]) -> PreparedBatch:
@@ -85,6 +90,15 @@ def make_batch(
     return PreparedBatch(prepared, cited)
 
 
+def look_at_batch(ctx: OperationContext, run_id: str, attempt: int | None) -> Standing | None:
+    """Hold the run and the trace of a prepared batch, and return the caller's standing."""
+    batch: PreparedBatch = ctx.prepared
+    held = batch.held = _lock(ctx, run_id, attempt, batch.steps)
+    if held is None:
+        return state.load_standing(ctx.connection, tenant_id=ctx.tenant_id, key_id=ctx.request.key_id)
+    return Standing(**held.standing)
+
+
 def append_batch(
     ctx: OperationContext, run_id: str, batch: PreparedBatch, *, attempt: int | None
 ) -> AppendedSteps:
@@ -94,9 +108,9 @@ def append_batch(
     another run; steps recorded already with the same content are counted as replayed.
     """
     hashes = steps.content_hashes(batch.steps, ctx.digest_key())
-    held = hold_trace(ctx, run_id, attempt)
+    held = batch.held or hold_trace(ctx, run_id, attempt, batch.steps)
     steps.check_cited(batch.steps, batch.cited)
-    overlap = steps.find_met(ctx.connection, batch.steps, held.trace, tenant_id=ctx.tenant_id)
+    overlap = steps.find_met(ctx.connection, batch.steps, held.trace, tenant_id=ctx.tenant_id, met=held.met)
     number = held.trace["attempt"]
     replayed = steps.decide_batch(
         batch.steps, hashes, overlap, run_id=run_id, attempt=number, current_attempt=held.run["attempt"]
@@ -116,15 +130,32 @@ def append_batch(
     )
 
 
-def hold_trace(ctx: OperationContext, run_id: str, attempt: int | None) -> HeldTrace:
+def hold_trace(
+    ctx: OperationContext, run_id: str, attempt: int | None, batch: Sequence[PreparedStep] = ()
+) -> HeldTrace:
     """Hold a run and the trace of an attempt; refuse RUN_NOT_FOUND and TRACE_NOT_FOUND."""
     # The second look is for a run that a retry has moved on while the first one waited for it.
     for _ in range(2):
-        held = lock_trace(ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id, attempt=attempt)
+        held = _lock(ctx, run_id, attempt, batch)
         if held is not None:
             return held
     runs.require_run(ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id)
     raise trace_not_found()
+
+
+def _lock(
+    ctx: OperationContext, run_id: str, attempt: int | None, batch: Sequence[PreparedStep]
+) -> HeldTrace | None:
+    return lock_trace(
+        ctx.connection,
+        tenant_id=ctx.tenant_id,
+        run_id=run_id,
+        attempt=attempt,
+        key_id=ctx.request.key_id,
+        meeting=Meeting(batch[0].step_index, batch[-1].step_index, steps.external_ids(batch))
+        if batch
+        else None,
+    )
 
 
 def _answer(
@@ -199,7 +230,7 @@ def _uses(trace_id: str, new: Sequence[PreparedStep]) -> list[Use]:
         Use(
             source_ref=f"step:{trace_id}:{step.step_index}",
             # Each new step is one of STEPS, whatever it says.
-            usage={Metric(name.value): amount for name, amount in step.used.items()} | {Metric.STEPS: MICRO},
+            usage={**step.used, Metric.STEPS: MICRO},
             # A step that reports no use leaves its reservation to the one that does.
             reservation_id=step.row["reservation_id"] if step.used else None,
             step_index=step.step_index,

@@ -10,14 +10,10 @@ from app.db.connection import Row
 from app.domains.activity.engines import runs
 from app.domains.activity.models.runs import OutcomeKind, RunStatus, TerminationReason
 from app.domains.controls.models.vocabulary import LimitCategory
-from app.domains.decisions.engines.recording import record_decisions
-from app.domains.decisions.models.records import DecisionDraft
+from app.domains.decisions.engines.emitting import About, emit_policy_evaluation_decision
 from app.domains.decisions.models.vocabulary import (
     CausalRole,
     DecisionOutcome,
-    DecisionSource,
-    DecisionTrigger,
-    DecisionType,
 )
 from app.domains.policies.engines import guards, preventions
 from app.domains.policies.engines.guards import GuardMatch, GuardVerdict
@@ -116,24 +112,19 @@ def _judge_rules(
     outcomes = [_outcome(match, verdict.halting) for match in verdict.matches]
     gravest = max(outcomes, key=lambda outcome: list(PreventionOutcome).index(outcome))
     spoken = verdict.matches[outcomes.index(gravest)]
-    (decision_id,) = record_decisions(
+    decision_id = emit_policy_evaluation_decision(
         ctx,
-        [
-            DecisionDraft(
-                decision_type=DecisionType.POLICY_EVALUATION,
-                decision_source=DecisionSource.SYSTEM,
-                decision_trigger=DecisionTrigger.EXPLICIT,
-                causal_role=CausalRole.IN_RUN,
-                decision_outcome=DecisionOutcome(gravest.value),
-                decision_reason=spoken.message,
-                decision_inputs={"moment": Moment.USAGE.value, **inputs},
-                run_id=run["run_id"],
-                attempt=run["attempt"],
-                request_id=ctx.request.request_id,
-                snapshot_id=snapshot.snapshot_id,
-                matched=[match.as_json() for match in verdict.matches],
-            )
-        ],
+        DecisionOutcome(gravest.value),
+        {"moment": Moment.USAGE.value, **inputs},
+        About(
+            reason=spoken.message,
+            run_id=run["run_id"],
+            attempt=run["attempt"],
+            request_id=ctx.request.request_id,
+            snapshot_id=snapshot.snapshot_id,
+        ),
+        role=CausalRole.IN_RUN,
+        matched=[match.as_json() for match in verdict.matches],
     )
     ids = preventions.record_preventions(
         ctx,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 
 from prometheus_client import Counter
@@ -13,6 +13,7 @@ from app.domains.activity.engines import reconciliation, runs, signals
 from app.domains.traces.engines import attempt_times
 from app.hoc_spine.coordinators.run_completeness import (
     GRACE,
+    WINDOW,
     Completeness,
     CompletenessInput,
     RunCompleteness,
@@ -28,8 +29,6 @@ from app.kernel.inputs import Input, Output
 from app.kernel.pages import encode_cursor, read_cursor
 
 Row = Mapping[str, Any]
-# A round looks at what ended within it; the next rounds look again.
-WINDOW = timedelta(hours=1)
 SIGNAL = "governance_incomplete"
 INCOMPLETE = Counter("hoc_governance_incomplete", "Runs found with incomplete governance", ["status"])
 

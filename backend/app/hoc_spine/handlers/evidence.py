@@ -30,7 +30,7 @@ def get_proof(ctx: OperationContext, payload: ProofInput) -> RunProof:
     files: LogFiles = ctx.services.caches["log_files"]
     repository = _leavings(ctx, payload.run_id)
     facts = read_proof_facts(
-        ctx.connection, tenant_id=ctx.tenant_id, run_id=payload.run_id, key=files.signing_key()
+        ctx.connection, tenant_id=ctx.tenant_id, run_id=payload.run_id, keys=files.keys()
     )
     if facts is None:
         raise run_not_found()

@@ -37,13 +37,14 @@ def get_integrity(ctx: OperationContext, _payload: NoLogInput) -> LogIntegrity:
     """Sum up the stored results: FAILED while one stands that no later result of its stretch has lifted."""
     connection, tenant_id = ctx.connection, ctx.tenant_id
     head = heads.get_head(connection, tenant_id=tenant_id)
-    failed = verifications.open_failures(connection, tenant_id=tenant_id)
-    at = verifications.last_verified_at(connection, tenant_id=tenant_id)
+    epoch = heads.FIRST_EPOCH if head is None else head["epoch"]
+    failed = verifications.open_failures(connection, tenant_id=tenant_id, epoch=epoch)
+    at = verifications.last_verified_at(connection, tenant_id=tenant_id, epoch=epoch)
     status = VerificationStatus.UNSUPPORTED if at is None else VerificationStatus.VERIFIED
     return LogIntegrity(
         status=VerificationStatus.FAILED if failed else status,
         last_verified_at=at,
-        last_verified_size=verifications.verified_size(connection, tenant_id=tenant_id),
+        last_verified_size=verifications.verified_size(connection, tenant_id=tenant_id, epoch=epoch),
         size=0 if head is None else head["size"],
         pending=heads.count_waiting(connection, tenant_id=tenant_id),
         failures=verifications.failures_of(failed),
@@ -75,7 +76,11 @@ def resume(ctx: OperationContext, payload: ResumeLog) -> LogResumed:
     if head is None or head["state"] != LogState.HALTED:
         raise invalid_log_state("not open" if head is None else str(head["state"]))
     if not verifications.is_sound(
-        connection, tenant_id=tenant_id, verification_id=payload.verification_id, size=head["signed_size"]
+        connection,
+        tenant_id=tenant_id,
+        epoch=head["epoch"],
+        verification_id=payload.verification_id,
+        size=head["signed_size"],
     ):
         raise log_not_sound(payload.verification_id)
     heads.resume(connection, tenant_id=tenant_id, epoch=head["epoch"], now=ctx.now)

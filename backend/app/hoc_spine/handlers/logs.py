@@ -236,7 +236,7 @@ def verify_audit(ctx: OperationContext, payload: IntegrityInput) -> AuditIntegri
         tenant_id=ctx.tenant_id,
         since=payload.from_,
         until=payload.to,
-        key=files.signing_key(),
+        keys=files.keys(),
     )
     found = audit_integrity.judge_ledger(facts, tenant_id=ctx.tenant_id)
     signed = found.checkpoint

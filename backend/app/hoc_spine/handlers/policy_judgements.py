@@ -32,11 +32,7 @@ def list_preventions(ctx: OperationContext, given: ListPreventions) -> Page[Prev
 def list_evaluations(ctx: OperationContext, given: ListEvaluations) -> Page[EvaluationView]:
     """List the evaluations of ended attempts, newest first."""
     return run_counts.list_evaluation_views(
-        ctx.connection,
-        tenant_id=ctx.tenant_id,
-        run_id=given.run_id,
-        cursor=given.cursor,
-        limit=given.limit,
+        ctx.connection, given, tenant_id=ctx.tenant_id, run_id=given.run_id
     )
 
 

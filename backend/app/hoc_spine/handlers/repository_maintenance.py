@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from app.db.connection import DriverConnection
+from app.domains.logs.engines import legal_holds
+from app.domains.logs.engines.legal_holds import ActiveHolds
 from app.domains.repository.engines import garbage, indexing
 from app.domains.repository.engines.garbage import Candidate
 from app.domains.repository.engines.values import chunks
@@ -20,6 +22,7 @@ from app.domains.repository.models.upkeep import (
     Verify,
 )
 from app.domains.retrieval.engines import evidence
+from app.hoc_spine.coordinators.legal_holds import contents_held, lock_holds
 from app.hoc_spine.coordinators.repository_check import check_repository
 from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes, refuse_version
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
@@ -66,26 +69,29 @@ def prepare_gc(ctx: PrepareContext, request: CollectGarbage) -> Candidates:
     )
     with ctx.read_unit(snapshot=True) as connection:
         found = garbage.list_candidates(
-            connection, _cited(ctx.tenant_id), tenant_id=ctx.tenant_id, deleted_before=before
+            connection,
+            _kept(ctx.tenant_id, legal_holds.read_active(connection, tenant_id=ctx.tenant_id)),
+            tenant_id=ctx.tenant_id,
+            deleted_before=before,
         )
     return Candidates(found, before)
 
 
 def collect(ctx: OperationContext, request: CollectGarbage) -> GarbageCollected:
-    """Give up bytes that nothing live or cited needs, 500 for each record; a dry run only counts."""
+    """Give up bytes that nothing live, cited or held needs, 500 for each record; a dry run only counts."""
     candidates: Candidates = ctx.prepared
     refuse_version(ctx)
     if request.dry_run or not candidates.found:
         size = sum(candidate.size for candidate in candidates.found)
         return _answer(candidates, 0, size if request.dry_run else 0, dry_run=request.dry_run)
-    # No hold can be placed yet, so none keeps content.
+    holds = lock_holds(ctx)
     change_set = open_changes(ctx, None)
     gone: list[Candidate] = []
     for part in chunks(candidates.found):
         gone += garbage.collect_batch(
             ctx.connection,
             change_set,
-            _cited(ctx.tenant_id),
+            _kept(ctx.tenant_id, holds),
             [candidate.digest for candidate in part],
             tenant_id=ctx.tenant_id,
             deleted_before=candidates.deleted_before,
@@ -102,9 +108,12 @@ def _answer(candidates: Candidates, collected: int, size: int, *, dry_run: bool)
     )
 
 
-def _cited(tenant_id: str) -> Any:
+def _kept(tenant_id: str, holds: ActiveHolds) -> Any:
+    """Return what tells the digests that stand in evidence, or that a legal hold keeps."""
+
     def look(connection: DriverConnection, digests: Sequence[str]) -> Collection[str]:
-        return evidence.list_cited(connection, tenant_id=tenant_id, digests=digests)
+        cited = evidence.list_cited(connection, tenant_id=tenant_id, digests=digests)
+        return {*cited, *contents_held(connection, holds, digests, tenant_id=tenant_id)}
 
     return look
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.domains.knowledge.engines import ingest
 from app.domains.logs.engines import idempotency
-from app.domains.repository.engines import artifacts, collections, purge, redaction
+from app.domains.repository.engines import artifacts, collections, origins, purge, redaction
 from app.domains.repository.engines.changes import ChangeSet
 from app.domains.repository.engines.purge import Purge
 from app.domains.repository.engines.redaction import Plan
@@ -17,6 +17,7 @@ from app.domains.repository.models.upkeep import (
     RevisionPlace,
 )
 from app.domains.repository.models.vocabulary import Action
+from app.hoc_spine.coordinators.legal_holds import holds_on_origins, lock_holds, refuse_held
 from app.hoc_spine.coordinators.repository_writes import check_version, close_changes, open_changes
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
@@ -27,24 +28,28 @@ ANSWERS = "repository."
 
 
 def redact(ctx: OperationContext, request: RedactArtifact) -> ArtifactRedacted:
-    """Destroy what revisions hold, of deleted artifacts and in sealed collections too; refuse BLOB_SHARED.
+    """Destroy what revisions hold, of deleted artifacts and in sealed collections too.
 
+    Refuse BLOB_SHARED, and LEGAL_HOLD for a hold on the tenant, an owning plane or a producing run.
     What planes hold of these revisions goes in the same transaction. Redacting again changes nothing.
     """
+    holds = lock_holds(ctx)
     change_set = open_changes(ctx, request.reason)
     row = artifacts.get_artifact(ctx.connection, tenant_id=ctx.tenant_id, artifact_id=request.artifact_id)
     check_version(ctx, row["version"])
-    # No hold can be placed yet, so none covers the artifact.
     plan = redaction.plan_redaction(ctx.connection, request, tenant_id=ctx.tenant_id)
     if plan.nothing:
         return _answer(row, plan, changed=False)
+    places = [(request.artifact_id, number) for number in plan.revisions]
+    found = origins.origins_of_places(ctx.connection, tenant_id=ctx.tenant_id, places=[*places, *plan.shared])
+    refuse_held(holds_on_origins(ctx.connection, holds, found, tenant_id=ctx.tenant_id))
     outcome = redaction.redact(
         ctx.connection, change_set, row, request, plan, tenant_id=ctx.tenant_id, new_id=ctx.new_id
     )
     _drop_passages(ctx, request.artifact_id, plan)
     # Of what is redacted, answers to be replayed hold name, metadata and provenance; content they never hold.
     idempotency.forget_answers(
-        ctx.connection, tenant_id=ctx.tenant_id, prefix=ANSWERS, text=dumps(request.artifact_id)
+        ctx.connection, tenant_id=ctx.tenant_id, prefix=ANSWERS, texts=[dumps(request.artifact_id)]
     )
     after = artifacts.get_artifact(ctx.connection, tenant_id=ctx.tenant_id, artifact_id=row["id"])
     close_changes(
@@ -92,12 +97,18 @@ def _answer(
 def purge_collection(ctx: OperationContext, request: PurgeCollection) -> CollectionPurged:
     """Redact every revision of a collection and tombstone its artifacts, their relationships and itself.
 
-    Bytes that are cited from outside stay; every answer that a key would replay is forgotten.
+    Bytes that are cited from outside stay; every answer that a key would replay is forgotten. Refuse
+    LEGAL_HOLD as a redaction does.
     """
+    holds = lock_holds(ctx)
     change_set = open_changes(ctx, request.reason)
     row = collections.get_collection(
         ctx.connection, tenant_id=ctx.tenant_id, collection_id=request.collection_id, include_deleted=True
     )
+    inside = origins.origins_of_collection(
+        ctx.connection, tenant_id=ctx.tenant_id, collection_id=request.collection_id
+    )
+    refuse_held(holds_on_origins(ctx.connection, holds, inside, tenant_id=ctx.tenant_id))
     done = Purge(request.legal_basis)
     for heads in purge.list_batches(
         ctx.connection, tenant_id=ctx.tenant_id, collection_id=request.collection_id

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from prometheus_client import Counter, Histogram
 
+from app.connectors.values import PlaneConnector
+from app.domains.retrieval.engines import attempts
 from app.domains.retrieval.engines import evidence as engine
 from app.domains.retrieval.engines.access import MAX_PAYLOAD_BYTES, Attempt, check_unchanged
 from app.domains.retrieval.errors import (
@@ -23,6 +27,8 @@ from app.domains.retrieval.models import (
     ListEvidence,
     Outcome,
     Reason,
+    Recover,
+    Recovered,
 )
 from app.hoc_spine.coordinators import retrieval_access as coordinator
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
@@ -34,6 +40,7 @@ from app.kernel.pages import Page, encode_cursor, read_cursor
 ATTEMPTS = Counter("hoc_retrieval_attempts", "Recorded access attempts", ["outcome", "reason"])
 SECONDS = Histogram("hoc_retrieval_seconds", "From asking to the end of reading")
 UNRECORDED = Counter("hoc_retrieval_unrecorded", "Accesses whose evidence could not be recorded")
+LOST_AT_ONCE = 200
 
 
 def prepare_access(ctx: PrepareContext, payload: AccessInput) -> Attempt:
@@ -43,45 +50,70 @@ def prepare_access(ctx: PrepareContext, payload: AccessInput) -> Attempt:
     size = len(dumps(payload.payload).encode())
     if size > MAX_PAYLOAD_BYTES:
         raise payload_too_large(size, MAX_PAYLOAD_BYTES)
-    with ctx.read_unit() as connection:
-        attempt = coordinator.open_attempt(
-            connection, payload, services=ctx.services, tenant_id=ctx.tenant_id
-        )
-        connector = coordinator.judge(
-            connection, attempt, payload, services=ctx.services, request=ctx.request
-        )
-        if connector is not None and connector.reads_database:
-            coordinator.execute(connection, connector, attempt, payload, tenant_id=ctx.tenant_id)
+    attempt: Attempt | None = None
+    connector: PlaneConnector | None = None
+    try:
+        with ctx.read_unit() as connection:
+            attempt = coordinator.open_attempt(
+                connection, payload, services=ctx.services, tenant_id=ctx.tenant_id
+            )
+            connector = coordinator.judge(
+                connection, attempt, payload, services=ctx.services, request=ctx.request
+            )
+            if connector is not None and connector.reads_database:
+                coordinator.execute(connection, connector, attempt, payload, tenant_id=ctx.tenant_id)
+    except HocError:
+        raise
+    except Exception as error:
+        if attempt is None:
+            raise
+        coordinator.give_up(attempt, error)
+        return attempt
     if connector is not None and not connector.reads_database:
+        _keep(ctx, attempt, payload)
         coordinator.execute(None, connector, attempt, payload, tenant_id=ctx.tenant_id)
     return attempt
 
 
-def access(ctx: OperationContext, payload: AccessInput) -> AccessResult | Refusal:
-    """Re-check what the judgement relied on, record exactly one evidence row, then answer."""
-    attempt: Attempt = ctx.prepared
-    _recheck(ctx, attempt, payload)
-    row = engine.build(
+def _keep(ctx: PrepareContext, attempt: Attempt, payload: AccessInput) -> None:
+    """Commit the access before a source outside hears of it, which leaves evidence whatever becomes of us."""
+    timeout = timedelta(seconds=attempt.plane_config["timeout_seconds"])
+    deadline = ctx.services.clock.now() + timeout
+    row = _row(ctx, attempt, payload, completed_at=deadline)
+    with ctx.write_unit() as connection:
+        attempts.keep(connection, row, tenant_id=ctx.tenant_id, deadline_at=deadline)
+    attempt.journaled = True
+
+
+def _row(
+    ctx: PrepareContext | OperationContext, attempt: Attempt, payload: AccessInput, *, completed_at: datetime
+) -> dict[str, Any]:
+    return engine.build(
         attempt,
         payload,
         actor_id=ctx.actor.id,
         request_id=ctx.request.request_id,
         trace_id=ctx.request.trace_id,
         span_id=ctx.request.span_id,
-        completed_at=ctx.services.clock.now(),
+        completed_at=completed_at,
         recorded_at=ctx.now,
     )
-    kept = dumps(payload.payload) if attempt.plane_config.get("log_queries") else None
-    row |= ctx.protect({"query": kept})
-    row["fact_id"] = ctx.facts.add(
-        "retrieval.evidence",
-        row,
-        run_id=payload.run_id,
-        attempt=row["attempt"],
-        live_only=attempt.outcome is Outcome.ALLOWED,
-    )
-    engine.insert(ctx.connection, row, attempt.citations, tenant_id=ctx.tenant_id)
-    ctx.after_commit(lambda: _count(attempt, row))
+
+
+def access(ctx: OperationContext, payload: AccessInput) -> AccessResult | Refusal:
+    """Re-check what the judgement relied on, record exactly one evidence row, then answer."""
+    attempt: Attempt = ctx.prepared
+    if attempt.journaled and not attempts.forget(
+        ctx.connection, tenant_id=ctx.tenant_id, evidence_id=attempt.evidence_id
+    ):
+        # So late that maintenance has given it up: its evidence says that it failed, and so does its answer.
+        raise access_refused(
+            Outcome.FAILED.value, Reason.INTERNAL_ERROR.value, evidence_id=attempt.evidence_id
+        )
+    _recheck(ctx, attempt, payload)
+    row = _row(ctx, attempt, payload, completed_at=ctx.services.clock.now())
+    _record(ctx, row, query=dumps(payload.payload) if attempt.plane_config.get("log_queries") else None)
+    ctx.after_commit(lambda: SECONDS.observe(row["duration_ms"] / 1000))
     if attempt.outcome is not Outcome.ALLOWED:
         return Refusal(
             access_refused(attempt.outcome.value, attempt.reason.value, evidence_id=attempt.evidence_id)
@@ -89,10 +121,36 @@ def access(ctx: OperationContext, payload: AccessInput) -> AccessResult | Refusa
     return _result(attempt, payload)
 
 
+def _record(ctx: OperationContext, row: Mapping[str, Any], *, query: str | None) -> None:
+    evidence = {**row, **ctx.protect({"query": query})}
+    evidence["fact_id"] = ctx.facts.add(
+        "retrieval.evidence",
+        evidence,
+        run_id=row["run_id"],
+        attempt=row["attempt"],
+        live_only=row["outcome"] == Outcome.ALLOWED,
+    )
+    engine.insert(ctx.connection, evidence, tenant_id=ctx.tenant_id)
+    ctx.after_commit(ATTEMPTS.labels(row["outcome"], row["reason_code"]).inc)
+
+
+def recover(ctx: OperationContext, _payload: Recover) -> Recovered:
+    """Record each access that never came back from its source as failed, once."""
+    lost = attempts.take_lost(ctx.connection, tenant_id=ctx.tenant_id, now=ctx.now, limit=LOST_AT_ONCE)
+    for row in lost:
+        _record(ctx, row, query=None)
+    return Recovered(recovered=len(lost), more=len(lost) == LOST_AT_ONCE)
+
+
 def _recheck(ctx: OperationContext, attempt: Attempt, payload: AccessInput) -> None:
     if attempt.outcome is not Outcome.ALLOWED:
         return
-    facts, _, _ = coordinator.load_live(ctx.connection, payload, ctx.standing, tenant_id=ctx.tenant_id)
+    if attempt.live is None:
+        # Joined to another unit there was no first look.
+        coordinator.look_at_access(ctx, payload)
+    facts = attempt.live
+    if facts is None:
+        raise LookupError(f"tenant {ctx.tenant_id} vanished")
     reason = check_unchanged(attempt, facts)
     if reason is None and facts.live_epoch != attempt.live_epoch:
         reason = _recheck_revocation(ctx, attempt, facts.live_epoch)
@@ -107,11 +165,6 @@ def _recheck_revocation(ctx: OperationContext, attempt: Attempt, live_epoch: int
     )
     allowing = [rule["rule_id"] for rule in attempt.matched_rules if rule["effect"] == "ALLOW"]
     return Reason.POLICY_REVOKED if revoked.issuperset(allowing) else None
-
-
-def _count(attempt: Attempt, row: dict[str, Any]) -> None:
-    ATTEMPTS.labels(attempt.outcome.value, attempt.reason.value).inc()
-    SECONDS.observe(row["duration_ms"] / 1000)
 
 
 def _result(attempt: Attempt, payload: AccessInput) -> AccessResult:
@@ -136,7 +189,12 @@ def _result(attempt: Attempt, payload: AccessInput) -> AccessResult:
 
 def _is_recorded(ctx: PrepareContext, attempt: Attempt) -> bool:
     with ctx.read_unit() as connection:
-        return engine.is_recorded(connection, tenant_id=ctx.tenant_id, evidence_id=attempt.evidence_id)
+        return engine.is_recorded(
+            connection,
+            tenant_id=ctx.tenant_id,
+            evidence_id=attempt.evidence_id,
+            outcome=attempt.outcome,
+        )
 
 
 def _unrecorded() -> HocError:
@@ -192,8 +250,20 @@ OPERATIONS = (
         AccessResult,
         access,
         prepare=prepare_access,
+        look=coordinator.look_at_access,
         authority="recorded",
-        settlement=Settlement(_is_recorded, _unrecorded),
+        settlement=Settlement(_is_recorded, _unrecorded, coordinator.give_up),
+        no_audit="the evidence row is the record of the attempt",
+    ),
+    Operation(
+        "retrieval.recover",
+        "retrieval",
+        "write",
+        None,
+        Recover,
+        Recovered,
+        recover,
+        door="worker",
         no_audit="the evidence row is the record of the attempt",
     ),
     Operation(

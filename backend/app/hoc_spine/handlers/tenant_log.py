@@ -13,6 +13,7 @@ from app.domains.logs.models.tree import (
     FactView,
     InclusionProof,
     InclusionQuery,
+    KeyState,
     LogKey,
     LogKeys,
     LogState,
@@ -42,7 +43,7 @@ def get_status(ctx: OperationContext, _payload: NoLogInput) -> LogStatus:
         signed_size=0 if head is None else head["signed_size"],
         min_index=0 if head is None else head["min_index"],
         pending=heads.count_waiting(ctx.connection, tenant_id=ctx.tenant_id),
-        vkeys=[key.vkey for key in _keys(ctx, origin)],
+        vkeys=[key.vkey for key in _keys(ctx, origin) if key.state != KeyState.RETIRED],
     )
 
 
@@ -53,10 +54,15 @@ def list_keys(ctx: OperationContext, _payload: NoLogInput) -> LogKeys:
 
 
 def _keys(ctx: OperationContext, origin: str | None) -> list[LogKey]:
-    key = _files(ctx).signing_key()
-    if key is None or origin is None:
+    ring = _files(ctx).keys()
+    if ring is None or origin is None:
         return []
-    return [LogKey(vkey=key.vkey(origin), key_id=note.key_id(origin, key.public).hex())]
+    states = [KeyState.CURRENT]
+    states += [KeyState.OVERLAPPING if key.signs(ctx.now) else KeyState.RETIRED for key in ring.former]
+    return [
+        LogKey(vkey=note.vkey(origin, key.public), key_id=key.key_id.hex(), state=state)
+        for key, state in zip(ring.verifiers(origin), states, strict=True)
+    ]
 
 
 def _files(ctx: OperationContext) -> LogFiles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.domains.activity.engines import runs
+from app.domains.tenants.models import Standing
 from app.domains.traces.engines import steps, traces
 from app.domains.traces.models import (
     AppendedSteps,
@@ -12,7 +13,12 @@ from app.domains.traces.models import (
     TraceRef,
     TraceView,
 )
-from app.hoc_spine.coordinators.step_batch import PreparedBatch, append_batch, prepare_batch
+from app.hoc_spine.coordinators.step_batch import (
+    PreparedBatch,
+    append_batch,
+    look_at_batch,
+    prepare_batch,
+)
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.canonical_json import dumps
@@ -22,6 +28,11 @@ from app.kernel.pages import Page, encode_cursor, read_cursor
 def prepare_steps(ctx: PrepareContext, command: AppendSteps) -> PreparedBatch:
     """Redact, commit and hash a batch before the transaction; refuse one that is not contiguous."""
     return prepare_batch(ctx, command.run_id, command.steps)
+
+
+def look_at_steps(ctx: OperationContext, command: AppendSteps) -> Standing | None:
+    """Hold run and trace, and return the caller's standing, in one statement."""
+    return look_at_batch(ctx, command.run_id, command.attempt)
 
 
 def append_steps(ctx: OperationContext, command: AppendSteps) -> AppendedSteps:
@@ -71,6 +82,7 @@ OPERATIONS: tuple[Operation, ...] = (
         output=AppendedSteps,
         handler=append_steps,
         prepare=prepare_steps,
+        look=look_at_steps,
         gate="fact",
         no_audit="the chain is the record",
     ),

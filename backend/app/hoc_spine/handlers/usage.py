@@ -22,10 +22,9 @@ from app.domains.controls.models.usage import (
     UsageRef,
     Use,
 )
-from app.domains.controls.models.vocabulary import LimitEnforcement, Metric, ReservationStatus
+from app.domains.controls.models.vocabulary import LimitEnforcement, ReservationStatus
 from app.domains.policies.errors import SnapshotInvalidError
 from app.domains.traces.engines import steps, traces
-from app.domains.traces.models import Metric as TraceMetric
 from app.domains.traces.models import Totals, TraceStatus
 from app.hoc_spine.coordinators.limit_use import commit_use, look_at_limits
 from app.hoc_spine.coordinators.run_policies import load_snapshot
@@ -33,6 +32,7 @@ from app.hoc_spine.coordinators.step_batch import hold_trace, moved_trace
 from app.hoc_spine.coordinators.use_settling import settle_use
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
+from app.kernel.amounts import Metric
 
 SHOWN_RESERVATIONS = 500
 
@@ -69,9 +69,7 @@ def record_usage(ctx: OperationContext, given: RecordUsage) -> RecordedUsage:
 def _count(ctx: OperationContext, trace: Row, given: RecordUsage) -> Row:
     """Add the use to the totals of an open trace; those of a sealed one stay."""
     before = Totals(trace["input_tokens"], trace["output_tokens"], trace["cost_micro"])
-    totals = steps.add_use(
-        before, {TraceMetric(metric.value): amount for metric, amount in given.usage.items()}
-    )
+    totals = steps.add_use(before, given.usage)
     if trace["status"] == TraceStatus.OPEN and totals != before:
         traces.extend_trace(
             ctx.connection,
@@ -94,7 +92,7 @@ def _replayed(ctx: OperationContext, given: RecordUsage, run: Row, known: Row) -
         # As the first time: nobody knows which limits count.
         found = None
     counted = {metric.value for metric in given.usage}
-    if TraceMetric.TOKENS_INPUT.value in counted or TraceMetric.TOKENS_OUTPUT.value in counted:
+    if Metric.TOKENS_INPUT.value in counted or Metric.TOKENS_OUTPUT.value in counted:
         counted.add(Metric.TOKENS_TOTAL.value)
     limits = [finding for finding in found or () if finding.metric.value in counted]
     return RecordedUsage(

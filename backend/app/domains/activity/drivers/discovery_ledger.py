@@ -18,13 +18,8 @@ _ALL = tuple(column for column in ledger.columns if column.name != "tenant_id")
 def insert_signal(connection: DriverConnection, row: Mapping[str, Any], *, tenant_id: str) -> bool:
     """Insert a first sighting; return False when the same was seen before."""
     # Without a target: one of two partial unique indexes catches it, by whether a field is named.
-    statement = (
-        insert(connection, ledger)
-        .values({**row, "tenant_id": tenant_id})
-        .on_conflict_do_nothing()
-        .returning(ledger.c.signal_id)
-    )
-    return connection.execute(statement).one_or_none() is not None
+    statement = insert(connection, ledger).on_conflict_do_nothing().returning(ledger.c.signal_id)
+    return connection.execute(statement, {**row, "tenant_id": tenant_id}).one_or_none() is not None
 
 
 def lock_sighting(

@@ -15,7 +15,7 @@ _ALL = tuple(policy_evaluations.c)
 
 def insert_evaluation(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Insert the evaluation of one attempt; a second one is refused by the database."""
-    connection.execute(policy_evaluations.insert().values({**row, "tenant_id": tenant_id}))
+    connection.execute(policy_evaluations.insert(), {**row, "tenant_id": tenant_id})
 
 
 def get_evaluation(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import among
+from app.db.newest import newest
 from app.domains.activity.tables import policy_evaluations, runs
 
 _E = policy_evaluations.c
@@ -30,18 +32,11 @@ def list_evaluations(
     connection: DriverConnection,
     *,
     tenant_id: str,
-    run_id: str | None,
-    after: tuple[datetime, str] | None,
+    equal: Mapping[str, Any],
+    before: tuple[datetime, str] | None,
     limit: int,
 ) -> Sequence[Row]:
-    """Return evaluations, newest first, after a (created_at, evaluation_id)."""
-    statement = sa.select(*policy_evaluations.columns).where(_E.tenant_id == tenant_id)
-    if run_id is not None:
-        statement = statement.where(_E.run_id == run_id)
-    if after is not None:
-        moment, evaluation_id = after
-        statement = statement.where(
-            sa.or_(_E.created_at < moment, sa.and_(_E.created_at == moment, _E.evaluation_id < evaluation_id))
-        )
-    statement = statement.order_by(_E.created_at.desc(), _E.evaluation_id.desc()).limit(limit)
-    return connection.execute(statement).mappings().all()
+    """Return evaluations, newest first, before a (created_at, evaluation_id)."""
+    mine = sa.select(*policy_evaluations.columns).where(_E.tenant_id == tenant_id)
+    page = newest(mine, _E.created_at, _E.evaluation_id, equal=equal, before=before, limit=limit)
+    return connection.execute(page).mappings().all()

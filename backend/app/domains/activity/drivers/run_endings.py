@@ -21,13 +21,32 @@ _FACTS = (
 )
 
 
+def _overdue(before: datetime) -> sa.ColumnElement[bool]:
+    # Written out: the partial index of what is due serves no parameter.
+    return sa.and_(runs.c.status == sa.literal_column("'running'"), runs.c.deadline_at < before)
+
+
+def _ended(since: datetime, until: datetime) -> sa.ColumnElement[bool]:
+    return sa.and_(runs.c.completed_at >= since, runs.c.completed_at < until)
+
+
+def list_tenants_due(
+    connection: DriverConnection, *, since: datetime, until: datetime
+) -> Sequence[str]:  # gate: DRV-006 - maintenance serves all tenants
+    """Return the tenants with runs that ended in [since, until), or should have before `until`."""
+    tenant = runs.c.tenant_id
+    ended = sa.select(tenant).where(_ended(since, until))  # gate: SCOPE-001 - all tenants
+    overdue = sa.select(tenant).where(_overdue(until))  # gate: SCOPE-001 - all tenants
+    return connection.scalars(ended.union(overdue)).all()
+
+
 def list_overdue(
     connection: DriverConnection, *, tenant_id: str, before: datetime, limit: int
 ) -> Sequence[Row]:
     """Return running runs whose deadline was before a moment, oldest deadline first."""
     statement = (
         sa.select(*_FACTS)
-        .where(runs.c.tenant_id == tenant_id, runs.c.status == "running", runs.c.deadline_at < before)
+        .where(runs.c.tenant_id == tenant_id, _overdue(before))
         .order_by(runs.c.deadline_at, runs.c.run_id)
         .limit(limit)
     )
@@ -47,11 +66,7 @@ def list_ended(
     run_id = bytewise(connection, runs.c.run_id)
     statement = (
         sa.select(*_FACTS)
-        .where(
-            runs.c.tenant_id == tenant_id,
-            runs.c.completed_at >= since,
-            runs.c.completed_at < until,
-        )
+        .where(runs.c.tenant_id == tenant_id, _ended(since, until))
         .order_by(runs.c.completed_at, run_id)
         .limit(limit)
     )

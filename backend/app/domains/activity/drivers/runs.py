@@ -9,24 +9,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
-from app.db.dialect import insert
+from app.db.dialect import different, insert
+from app.db.hot import HotStatement
+from app.db.newest import newest
 from app.domains.activity.tables import runs
 
 _ALL = tuple(runs.c)
+# Written out: the partial index of what is due serves no parameter.
+_RUNNING = runs.c.status == sa.literal_column("'running'")
 # Built once, for the paths that run most.
-_ACCESS_FACTS = sa.select(
-    runs.c.run_id,
-    runs.c.agent_id,
-    runs.c.project_id,
-    runs.c.actor_type,
-    runs.c.origin_system_id,
-    runs.c.labels,
-    runs.c.policy_snapshot_id,
-    runs.c.status,
-    runs.c.attempt,
-).where(runs.c.tenant_id == sa.bindparam("tenant"), runs.c.run_id == sa.bindparam("run"))
-_ONE = sa.select(*_ALL).where(
-    runs.c.tenant_id == sa.bindparam("tenant"), runs.c.run_id == sa.bindparam("run")
+_ONE = HotStatement(
+    sa.select(*_ALL).where(runs.c.tenant_id == sa.bindparam("tenant"), runs.c.run_id == sa.bindparam("run"))
 )
 
 # FOR NO KEY UPDATE: rows that merely refer to the run do not wait for it.
@@ -39,14 +32,7 @@ _LOCK_STATE = (
 
 def get_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Mapping[str, Any] | None:
     """Return the whole row of a run, without a lock."""
-    return connection.execute(_ONE, {"tenant": tenant_id, "run": run_id}).mappings().one_or_none()
-
-
-def get_access_facts(
-    connection: DriverConnection, *, tenant_id: str, run_id: str
-) -> Mapping[str, Any] | None:
-    """Return what mediated retrieval must know of a run, without a lock."""
-    return connection.execute(_ACCESS_FACTS, {"tenant": tenant_id, "run": run_id}).mappings().one_or_none()
+    return next(iter(connection.hot(_ONE, {"tenant": tenant_id, "run": run_id})), None)
 
 
 def lock_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Mapping[str, Any] | None:
@@ -94,11 +80,10 @@ def insert_run(connection: DriverConnection, *, tenant_id: str, row: Mapping[str
     # The row count of an INSERT is not told on PostgreSQL; what it returns is.
     statement = (
         insert(connection, runs)
-        .values({**row, "tenant_id": tenant_id})
         .on_conflict_do_nothing(index_elements=[runs.c.tenant_id, runs.c.run_id])
         .returning(runs.c.run_id)
     )
-    return connection.execute(statement).one_or_none() is not None
+    return connection.execute(statement, {**row, "tenant_id": tenant_id}).one_or_none() is not None
 
 
 def set_run(
@@ -169,18 +154,12 @@ def list_runs(
 ) -> Sequence[Mapping[str, Any]]:
     """Return whole rows, newest first, that equal `filters` and start in (after, before)."""
     statement = sa.select(*_ALL).where(runs.c.tenant_id == tenant_id)
-    for name, value in filters.items():
-        statement = statement.where(runs.c[name] == value)
     if started_after is not None:
         statement = statement.where(runs.c.started_at > started_after)
     if started_before is not None:
         statement = statement.where(runs.c.started_at < started_before)
-    if after is not None:
-        moment, run_id = after
-        last = sa.tuple_(sa.literal(moment, runs.c.started_at.type), sa.literal(run_id, runs.c.run_id.type))
-        statement = statement.where(sa.tuple_(runs.c.started_at, runs.c.run_id) < last)
-    statement = statement.order_by(runs.c.started_at.desc(), runs.c.run_id.desc()).limit(limit)
-    return connection.execute(statement).mappings().all()
+    page = newest(statement, runs.c.started_at, runs.c.run_id, equal=filters, before=after, limit=limit)
+    return connection.execute(page).mappings().all()
 
 
 def list_due(
@@ -189,9 +168,18 @@ def list_due(
     """Return running runs past their deadline, oldest deadline first; those that others hold are left out."""
     statement = (
         sa.select(*_ALL)
-        .where(runs.c.tenant_id == tenant_id, runs.c.status == "running", runs.c.deadline_at < now)
+        .where(runs.c.tenant_id == tenant_id, _RUNNING, runs.c.deadline_at < now)
         .order_by(runs.c.deadline_at, runs.c.run_id)
         .limit(limit)
         .with_for_update(key_share=True, skip_locked=True)
     )
     return connection.execute(statement).mappings().all()
+
+
+def list_tenants_due(
+    connection: DriverConnection, *, now: datetime
+) -> Sequence[str]:  # gate: DRV-006 - maintenance serves all tenants
+    """Return the tenants that have running runs past their deadline."""
+    late = sa.and_(_RUNNING, runs.c.deadline_at < now)
+    due = sa.select(runs.c.tenant_id).where(late)  # gate: SCOPE-001 - all tenants
+    return connection.scalars(different(due)).all()

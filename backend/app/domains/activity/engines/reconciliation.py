@@ -10,6 +10,11 @@ from app.db.connection import DriverConnection, Row
 from app.domains.activity.drivers import run_endings as driver
 
 
+def list_tenants_due(connection: DriverConnection, *, since: datetime, until: datetime) -> Sequence[str]:
+    """Return the tenants with runs that ended in [since, until), or should have before `until`."""
+    return driver.list_tenants_due(connection, since=since, until=until)
+
+
 def list_overdue(
     connection: DriverConnection, *, tenant_id: str, before: datetime, limit: int
 ) -> Sequence[Row]:

@@ -9,9 +9,7 @@ from app.db.connection import DriverConnection
 from app.domains.activity.drivers import run_counts as driver
 from app.domains.activity.engines.evaluation import evaluation_view
 from app.domains.activity.models.runs import EvaluationView
-from app.kernel.canonical_json import dumps
-from app.kernel.clock import format_time
-from app.kernel.pages import Page, encode_cursor, read_cursor
+from app.kernel.pages import ListQuery, Page, newest_first
 
 
 def count_governed(
@@ -24,17 +22,16 @@ def count_governed(
 
 
 def list_evaluation_views(
-    connection: DriverConnection, *, tenant_id: str, run_id: str | None, cursor: str | None, limit: int
+    connection: DriverConnection, query: ListQuery, *, tenant_id: str, run_id: str | None
 ) -> Page[EvaluationView]:
     """Return one page of evaluations, newest first."""
-    binding = dumps([tenant_id, "policies.evaluations.list", run_id])
-    after = read_cursor(cursor, binding, datetime, str)
-    rows = driver.list_evaluations(
-        connection, tenant_id=tenant_id, run_id=run_id, after=after, limit=limit + 1
+    return newest_first(
+        query,
+        tenant_id=tenant_id,
+        operation="policies.evaluations.list",
+        columns=("created_at", "evaluation_id"),
+        fetch=lambda before, count: driver.list_evaluations(
+            connection, tenant_id=tenant_id, equal={"run_id": run_id}, before=before, limit=count
+        ),
+        view=evaluation_view,
     )
-    shown = rows[:limit]
-    following = None
-    if len(rows) > limit:
-        last = shown[-1]
-        following = encode_cursor(binding, [format_time(last["created_at"]), last["evaluation_id"]])
-    return Page(items=[evaluation_view(row) for row in shown], next_cursor=following)

@@ -41,11 +41,6 @@ def run_exists(connection: DriverConnection, *, tenant_id: str, run_id: str) -> 
     return driver.count_run(connection, tenant_id=tenant_id, run_id=run_id) == 1
 
 
-def get_access_facts(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Row | None:
-    """Return what mediated retrieval must know of a run, None when the tenant has no such run."""
-    return driver.get_access_facts(connection, tenant_id=tenant_id, run_id=run_id)
-
-
 def require_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Row:
     """Return a run's row, or refuse RUN_NOT_FOUND."""
     row = driver.get_run(connection, tenant_id=tenant_id, run_id=run_id)
@@ -304,6 +299,11 @@ def list_runs(
 def lock_due(connection: DriverConnection, *, tenant_id: str, now: datetime, limit: int) -> Sequence[Row]:
     """Lock and return running runs past their deadline that nobody else holds."""
     return driver.list_due(connection, tenant_id=tenant_id, now=now, limit=limit)
+
+
+def list_tenants_due(connection: DriverConnection, *, now: datetime) -> Sequence[str]:
+    """Return the tenants that have running runs past their deadline."""
+    return driver.list_tenants_due(connection, now=now)
 
 
 def view_members(row: Row) -> dict[str, Any]:

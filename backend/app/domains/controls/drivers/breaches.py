@@ -9,6 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
+from app.db.dialect import among
+from app.db.newest import newest
 from app.domains.controls.tables import limit_breaches, limits
 
 _B = limit_breaches.c
@@ -46,18 +48,23 @@ def list_breaches(
 ) -> Sequence[Row]:
     """Return breaches with the names of their limits, newest first, before a (breached_at, breach_id)."""
     statement = sa.select(*_COLUMNS).select_from(_NAMED).where(_B.tenant_id == tenant_id)
-    for name, value in equal.items():
-        statement = statement.where(_B[name] == value)
     if since is not None:
         statement = statement.where(_B.breached_at >= since)
-    if before is not None:
-        last = sa.tuple_(sa.literal(before[0], _B.breached_at.type), sa.literal(before[1], _B.breach_id.type))
-        statement = statement.where(sa.tuple_(_B.breached_at, _B.breach_id) < last)
-    statement = statement.order_by(_B.breached_at.desc(), _B.breach_id.desc()).limit(limit)
-    return connection.execute(statement).mappings().all()
+    page = newest(statement, _B.breached_at, _B.breach_id, equal=equal, before=before, limit=limit)
+    return connection.execute(page).mappings().all()
 
 
 def count_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> int:
     """Return how many breaches a run has."""
     statement = sa.select(sa.func.count()).where(_B.tenant_id == tenant_id, _B.run_id == run_id)
     return int(connection.scalars(statement).one())
+
+
+def count_by_run(connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]) -> Sequence[Row]:
+    """Return, by run, how many breaches it has."""
+    statement = (
+        sa.select(_B.run_id, sa.func.count().label("breaches"))
+        .where(_B.tenant_id == tenant_id, among(connection, _B.run_id, run_ids))
+        .group_by(_B.run_id)
+    )
+    return connection.execute(statement).mappings().all()

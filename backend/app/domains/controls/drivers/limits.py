@@ -10,31 +10,38 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import insert
+from app.db.hot import HotStatement
+from app.db.newest import newest
 from app.domains.controls.tables import limits
 
 _L = limits.c
 _ALL = tuple(limits.columns)
+_WHOLE = sa.select(*_ALL).where(_L.tenant_id == sa.bindparam("tenant"), _L.limit_id == sa.bindparam("limit"))
+_ONE, _LOCKED = HotStatement(_WHOLE), HotStatement(_WHOLE.with_for_update(key_share=True))
 
 
 def insert_limit(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> bool:
     """Insert a limit; False when its id, or its name among the ACTIVE ones, is taken."""
-    statement = (
-        insert(connection, limits)
-        .values({**row, "tenant_id": tenant_id})
-        .on_conflict_do_nothing()
-        .returning(_L.limit_id)
-    )
-    return connection.scalars(statement).one_or_none() is not None
+    statement = insert(connection, limits).on_conflict_do_nothing().returning(_L.limit_id)
+    return connection.scalars(statement, {**row, "tenant_id": tenant_id}).one_or_none() is not None
 
 
 def get_limit(
     connection: DriverConnection, *, tenant_id: str, limit_id: str, lock: bool = False
 ) -> Row | None:
     """Return one limit, held for a change if asked."""
-    statement = sa.select(*_ALL).where(_L.tenant_id == tenant_id, _L.limit_id == limit_id)
-    if lock:
-        statement = statement.with_for_update(key_share=True)
-    return connection.execute(statement).mappings().one_or_none()
+    given = {"tenant": tenant_id, "limit": limit_id}
+    return next(iter(connection.hot(_LOCKED if lock else _ONE, given)), None)
+
+
+def list_system(
+    connection: DriverConnection, *, limit_id: str
+) -> Sequence[Row]:  # gate: DRV-006 - maintenance serves all tenants
+    """Return tenant_id and max_value of the SYSTEM limit of this id, of every tenant that has it."""
+    # Written out: the partial index serves no parameter.
+    of_system = sa.and_(_L.source == sa.literal_column("'SYSTEM'"), _L.limit_id == limit_id)
+    statement = sa.select(_L.tenant_id, _L.max_value).where(of_system)  # gate: SCOPE-001 - all tenants
+    return connection.execute(statement).mappings().all()
 
 
 def lock_shared(connection: DriverConnection, *, tenant_id: str, limit_ids: Sequence[str]) -> Sequence[Row]:
@@ -79,14 +86,9 @@ def list_limits(
     limit: int,
 ) -> Sequence[Row]:
     """Return limits newest first, before a (created_at, limit_id)."""
-    statement = sa.select(*_ALL).where(_L.tenant_id == tenant_id)
-    for name, value in equal.items():
-        statement = statement.where(_L[name] == value)
-    if before is not None:
-        last = sa.tuple_(sa.literal(before[0], _L.created_at.type), sa.literal(before[1], _L.limit_id.type))
-        statement = statement.where(sa.tuple_(_L.created_at, _L.limit_id) < last)
-    statement = statement.order_by(_L.created_at.desc(), _L.limit_id.desc()).limit(limit)
-    return connection.execute(statement).mappings().all()
+    mine = sa.select(*_ALL).where(_L.tenant_id == tenant_id)
+    page = newest(mine, _L.created_at, _L.limit_id, equal=equal, before=before, limit=limit)
+    return connection.execute(page).mappings().all()
 
 
 def list_active(connection: DriverConnection, *, tenant_id: str) -> Sequence[Row]:

@@ -10,12 +10,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSON
 
 from app.db.connection import DriverConnection, Row
+from app.db.dialect import different
 from app.db.hot import HotStatement
 from app.db.types import BigInt
 from app.domains.controls.tables import usage_records, usage_reservations
 
 _R, _U = usage_reservations.c, usage_records.c
 _ALL = tuple(usage_reservations.columns)
+# Written out: the partial index of what is due serves no parameter.
+_OPEN = _R.status == sa.literal_column("'OPEN'")
 _INSERT = HotStatement(usage_reservations.insert(), columns=[column.name for column in _ALL])
 
 
@@ -58,12 +61,20 @@ def lock_due(connection: DriverConnection, *, tenant_id: str, now: datetime, lim
     """Return OPEN reservations that have run out, and hold them; those that others hold are left out."""
     statement = (
         sa.select(*_ALL)
-        .where(_R.tenant_id == tenant_id, _R.status == "OPEN", _R.expires_at <= now)
+        .where(_R.tenant_id == tenant_id, _OPEN, _R.expires_at <= now)
         .order_by(_R.expires_at, _R.reservation_id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
     return connection.execute(statement).mappings().all()
+
+
+def list_tenants_due(
+    connection: DriverConnection, *, now: datetime
+) -> Sequence[str]:  # gate: DRV-006 - maintenance serves all tenants
+    """Return the tenants that have OPEN reservations that have run out."""
+    due = sa.select(_R.tenant_id).where(_OPEN, _R.expires_at <= now)  # gate: SCOPE-001 - all tenants
+    return connection.scalars(different(due)).all()
 
 
 def set_closed(
@@ -113,7 +124,7 @@ def get_record(connection: DriverConnection, *, tenant_id: str, run_id: str, usa
 
 def insert_record(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Insert a usage record."""
-    connection.execute(usage_records.insert().values({**row, "tenant_id": tenant_id}))
+    connection.execute(usage_records.insert(), {**row, "tenant_id": tenant_id})
 
 
 def sum_usage(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Sequence[Row]:

@@ -126,7 +126,7 @@ def list_page(
     limit: int,
 ) -> Sequence[Row]:
     """Return breaches with `limit_name`, newest first."""
-    equal = query.model_dump(mode="json", include={"run_id", "limit_id"}, exclude_none=True)
+    equal = query.model_dump(mode="json", include={"run_id", "limit_id"})
     return driver.list_breaches(
         connection, tenant_id=tenant_id, equal=equal, since=query.since, before=before, limit=limit
     )
@@ -149,3 +149,9 @@ def view(row: Mapping[str, Any], *, limit_name: str | None = None) -> BreachView
             "protected_state": "INTACT" if row["erased_fact_id"] is None else "ERASED",
         }
     )
+
+
+def count_by_run(connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]) -> dict[str, int]:
+    """Return, by run, how many breaches it has."""
+    rows = driver.count_by_run(connection, tenant_id=tenant_id, run_ids=run_ids)
+    return {row["run_id"]: row["breaches"] for row in rows}

@@ -10,8 +10,8 @@ from typing import Any, Final
 from app.domains.controls.engines.windows import judging_ids, window_key
 from app.domains.controls.models.limits import LimitRule
 from app.domains.controls.models.usage import Evaluation, LimitFinding, OverrideInForce, Reserving
-from app.domains.controls.models.vocabulary import LimitEnforcement, Metric
-from app.kernel.amounts import MICRO
+from app.domains.controls.models.vocabulary import LimitEnforcement
+from app.kernel.amounts import MICRO, Metric
 
 NEAR_PCT: Final = 80
 ONE: Final = MICRO

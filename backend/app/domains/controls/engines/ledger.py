@@ -15,7 +15,8 @@ from app.domains.controls.drivers import reservations as reservation_driver
 from app.domains.controls.engines.judging import Standing, complete_use, decide_finding
 from app.domains.controls.models.limits import LimitRule
 from app.domains.controls.models.usage import LimitFinding, Use
-from app.domains.controls.models.vocabulary import EntryKind, Metric, ReservationStatus
+from app.domains.controls.models.vocabulary import EntryKind, ReservationStatus
+from app.kernel.amounts import Metric
 from app.kernel.canonical_json import loads
 
 Key = tuple[str, str]
@@ -188,6 +189,11 @@ def close(unit: GovernedUnit, reservation_ids: Sequence[str], status: Reservatio
 def lock_due(connection: DriverConnection, *, tenant_id: str, now: datetime, limit: int) -> Sequence[Row]:
     """Return and hold open reservations that have run out."""
     return reservation_driver.lock_due(connection, tenant_id=tenant_id, now=now, limit=limit)
+
+
+def list_tenants_due(connection: DriverConnection, *, now: datetime) -> Sequence[str]:
+    """Return the tenants that have open reservations that have run out."""
+    return reservation_driver.list_tenants_due(connection, now=now)
 
 
 def _move(unit: GovernedUnit, movement: Movement) -> dict[Key, int]:

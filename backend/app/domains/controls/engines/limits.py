@@ -134,6 +134,11 @@ def find(connection: DriverConnection, *, tenant_id: str, limit_id: str, lock: b
     return driver.get_limit(connection, tenant_id=tenant_id, limit_id=limit_id, lock=lock)
 
 
+def system_values(connection: DriverConnection, *, limit_id: str) -> Mapping[str, int]:
+    """Return the value of a SYSTEM limit by tenant."""
+    return {row["tenant_id"]: row["max_value"] for row in driver.list_system(connection, limit_id=limit_id)}
+
+
 def require_own(row: Row) -> Row:
     """Refuse LIMIT_SYSTEM for a limit that the plan sets."""
     if row["source"] == LimitSource.SYSTEM:
@@ -197,9 +202,7 @@ def list_page(
     limit: int,
 ) -> Sequence[Row]:
     """Return limits newest first."""
-    equal = query.model_dump(
-        mode="json", include={"category", "metric", "scope", "status"}, exclude_none=True
-    )
+    equal = query.model_dump(mode="json", include={"category", "metric", "scope", "status"})
     return driver.list_limits(connection, tenant_id=tenant_id, equal=equal, before=before, limit=limit)
 
 

@@ -136,6 +136,11 @@ def lock_due(connection: DriverConnection, *, tenant_id: str, now: datetime, lim
     return driver.lock_due(connection, tenant_id=tenant_id, now=now, limit=limit)
 
 
+def list_tenants_due(connection: DriverConnection, *, now: datetime) -> Sequence[str]:
+    """Return the tenants that have live overrides that have run out."""
+    return driver.list_tenants_due(connection, now=now)
+
+
 def write(
     connection: DriverConnection, row: Row, values: Mapping[str, Any], *, tenant_id: str, now: datetime
 ) -> dict[str, Any]:
@@ -161,7 +166,7 @@ def list_page(
     limit: int,
 ) -> Sequence[Row]:
     """Return overrides newest first."""
-    equal = query.model_dump(mode="json", include={"status", "limit_id"}, exclude_none=True)
+    equal = query.model_dump(mode="json", include={"status", "limit_id"})
     return driver.list_overrides(connection, tenant_id=tenant_id, equal=equal, before=before, limit=limit)
 
 

@@ -11,7 +11,8 @@ from app.domains.controls.drivers import reservations as reservation_driver
 from app.domains.controls.engines.judging import Standing, decide_finding
 from app.domains.controls.engines.ledger import Key, entry
 from app.domains.controls.models.usage import LimitFinding, LimitJudgement, Reserving
-from app.domains.controls.models.vocabulary import EntryKind, Metric, ReservationStatus
+from app.domains.controls.models.vocabulary import EntryKind, ReservationStatus
+from app.kernel.amounts import Metric
 from app.kernel.canonical_json import dumps
 
 

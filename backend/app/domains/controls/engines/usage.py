@@ -11,8 +11,7 @@ from app.db.unit import GovernedUnit
 from app.domains.controls.drivers import reservations as driver
 from app.domains.controls.errors import reservation_not_found, usage_conflict
 from app.domains.controls.models.usage import RecordUsage, ReservationView
-from app.domains.controls.models.vocabulary import Metric
-from app.kernel.amounts import as_number
+from app.kernel.amounts import Metric, as_number
 from app.kernel.canonical_json import dumps, loads
 
 _PARTS = (Metric.TOKENS_INPUT, Metric.TOKENS_OUTPUT)

@@ -15,10 +15,9 @@ from app.domains.controls.models.vocabulary import (
     LimitScope,
     LimitSource,
     LimitStatus,
-    Metric,
     ResetPeriod,
 )
-from app.kernel.amounts import Amount
+from app.kernel.amounts import Amount, Metric
 from app.kernel.inputs import Identifier, Input, ListInput, LongText, Name, Output, OutputTime, Reason
 
 

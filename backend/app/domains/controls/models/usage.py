@@ -11,13 +11,8 @@ from typing import Any
 from pydantic import Field
 
 from app.domains.controls.models.limits import LimitRule
-from app.domains.controls.models.vocabulary import (
-    BreachType,
-    LimitEnforcement,
-    Metric,
-    ReservationStatus,
-)
-from app.kernel.amounts import Amount, as_number
+from app.domains.controls.models.vocabulary import BreachType, LimitEnforcement, ReservationStatus
+from app.kernel.amounts import Amount, Metric, as_number
 from app.kernel.inputs import AwareTime, Identifier, Input, ListInput, Output, OutputTime
 
 

@@ -13,18 +13,6 @@ class LimitCategory(StrEnum):
     THRESHOLD = "THRESHOLD"
 
 
-class Metric(StrEnum):
-    """What a limit counts."""
-
-    COST_USD = "COST_USD"
-    TOKENS_INPUT = "TOKENS_INPUT"
-    TOKENS_OUTPUT = "TOKENS_OUTPUT"
-    TOKENS_TOTAL = "TOKENS_TOTAL"
-    REQUESTS = "REQUESTS"
-    STEPS = "STEPS"
-    RUN_TIME_MS = "RUN_TIME_MS"
-
-
 class LimitScope(StrEnum):
     """Whose use a limit counts."""
 

@@ -195,3 +195,14 @@ def list_outcomes(
         )
     )
     return connection.execute(statement).mappings().all()
+
+
+def list_reserving(
+    connection: DriverConnection, *, tenant_id: str, decision_ids: Sequence[str]
+) -> Sequence[Row]:
+    """Return what these records say of their reservations: id, run, attempt, reservation and inputs."""
+    record = decision_records.c
+    statement = sa.select(
+        record.decision_id, record.run_id, record.attempt, record.reservation_id, record.decision_inputs
+    ).where(record.tenant_id == tenant_id, among(connection, record.decision_id, decision_ids))
+    return connection.execute(statement).mappings().all()

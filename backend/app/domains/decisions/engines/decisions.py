@@ -121,3 +121,11 @@ def view(row: Row) -> DecisionView:
             "protected_state": "INTACT" if row["erased_fact_id"] is None else "ERASED",
         }
     )
+
+
+def find_reserving(
+    connection: DriverConnection, *, tenant_id: str, decision_ids: Sequence[str]
+) -> dict[str, Row]:
+    """Return what these records say of their reservations, by id."""
+    rows = driver.list_reserving(connection, tenant_id=tenant_id, decision_ids=decision_ids)
+    return {row["decision_id"]: row for row in rows}

@@ -159,19 +159,23 @@ def emit_recovery_evaluation_decision(
 
 
 def emit_care_optimization_decision(unit: GovernedUnit, facts: CareFacts, about: About) -> Emitted | None:
-    """Record, once for each request, a routing better than the baseline; None when it is none.
+    """Record, once for each request, which of two agents was taken; None when both are the same.
 
-    Refuses CARE_SIGNAL_FORBIDDEN when it looked at anything but the permitted signals.
+    The baseline agent stays below a confidence of 0.5. Refuses CARE_SIGNAL_FORBIDDEN when the
+    optimisation looked at anything but the permitted signals.
     """
     forbidden = sorted(set(facts.signals) - CARE_SIGNALS)
     if forbidden:
         raise care_signal_forbidden(forbidden)
-    if facts.confidence < MIN_CARE_CONFIDENCE or facts.baseline_agent_id == facts.optimized_agent_id:
+    if facts.baseline_agent_id == facts.optimized_agent_id:
         return None
+    outcome = DecisionOutcome.OPTIMIZED_SELECTED
+    if facts.confidence < MIN_CARE_CONFIDENCE:
+        outcome = DecisionOutcome.BASELINE_SELECTED
     return _emit(
         unit,
         DecisionType.CARE_ROUTING_OPTIMIZED,
-        DecisionOutcome.OPTIMIZED_SELECTED,
+        outcome,
         facts,
         about,
         key=f"care:{about.request_id}",
@@ -185,12 +189,25 @@ def emit_policy_evaluation_decision(
     about: About,
     *,
     role: CausalRole,
-    key: str | None = None,
     matched: Sequence[Mapping[str, Any]] = (),
-) -> Emitted:
-    """Record what the tenant's own rules and limits came to; only the product itself calls this."""
-    draft = _draft(DecisionType.POLICY_EVALUATION, outcome, inputs, about, key=key)
-    return _record(unit, replace(draft, causal_role=role, matched=matched))
+    key: str | None = None,
+    reservation_id: str | None = None,
+    decision_id: str | None = None,
+) -> str:
+    """Record what the tenant's own rules and limits came to; return the record's id.
+
+    Only the product itself calls this. Who gives a key has looked it up already: a record that took it
+    meanwhile raises DecisionRacedError.
+    """
+    draft = replace(
+        _draft(DecisionType.POLICY_EVALUATION, outcome, inputs, about, key=key),
+        causal_role=role,
+        matched=matched,
+        reservation_id=reservation_id,
+        decision_id=decision_id,
+    )
+    (recorded,) = record_decisions(unit, [draft])
+    return recorded
 
 
 # What calls for a decision of each type, and when; a policy evaluation says its role itself.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.db.connection import Row
 from app.db.unit import GovernedUnit
 from app.domains.decisions.drivers import decision_records as driver
 from app.domains.decisions.errors import DecisionRacedError, reason_required
@@ -18,6 +19,11 @@ __all__ = ["DecisionDraft", "inputs_digest", "link_pre_run", "record_decisions"]
 def inputs_digest(key: bytes, inputs: Mapping[str, Any]) -> str:
     """Return the keyed digest of a decision's inputs, which tells a replay."""
     return _digest(key, dumps(dict(inputs)))
+
+
+def is_digest_of(record: Row, key: bytes) -> bool:
+    """Tell whether a record's inputs_digest is that of its inputs, which are there."""
+    return bool(record["inputs_digest"] == _digest(key, record["decision_inputs"]))
 
 
 def _digest(key: bytes, inputs_text: str) -> str:

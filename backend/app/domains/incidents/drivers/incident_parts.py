@@ -15,7 +15,7 @@ _E, _L = incident_events.c, incident_links.c
 
 def insert_event(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Append one event to an incident."""
-    connection.execute(incident_events.insert().values({**row, "tenant_id": tenant_id}))
+    connection.execute(incident_events.insert(), {**row, "tenant_id": tenant_id})
 
 
 def get_event(connection: DriverConnection, *, tenant_id: str, incident_id: str, seq: int) -> Row | None:
@@ -41,7 +41,7 @@ def list_events(
 
 def insert_links(connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append links to an incident, one statement for all."""
-    connection.execute(incident_links.insert().values([{**row, "tenant_id": tenant_id} for row in rows]))
+    connection.execute(incident_links.insert(), [{**row, "tenant_id": tenant_id} for row in rows])
 
 
 def list_links(

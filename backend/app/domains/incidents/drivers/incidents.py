@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import insert
 from app.db.gather import Question, finding
+from app.db.newest import newest
 from app.domains.incidents.tables import incidents
 
 _C = incidents.c
@@ -89,19 +90,14 @@ def list_incidents(
     connection: DriverConnection,
     *,
     tenant_id: str,
-    filters: Mapping[str, Any],
-    after: tuple[datetime, str] | None,
+    equal: Mapping[str, Any],
+    before: tuple[datetime, str] | None,
     limit: int,
 ) -> Sequence[Row]:
-    """Return whole rows that equal `filters`, newest first, after a (created_at, incident_id)."""
-    statement = sa.select(*_ALL).where(_C.tenant_id == tenant_id)
-    for name, value in filters.items():
-        statement = statement.where(_C[name] == value)
-    if after is not None:
-        last = sa.tuple_(sa.literal(after[0], _C.created_at.type), sa.literal(after[1], sa.Text))
-        statement = statement.where(sa.tuple_(_C.created_at, _C.incident_id) < last)
-    statement = statement.order_by(_C.created_at.desc(), _C.incident_id.desc()).limit(limit)
-    return connection.execute(statement).mappings().all()
+    """Return whole rows, newest first, before a (created_at, incident_id)."""
+    mine = sa.select(*_ALL).where(_C.tenant_id == tenant_id)
+    page = newest(mine, _C.created_at, _C.incident_id, equal=equal, before=before, limit=limit)
+    return connection.execute(page).mappings().all()
 
 
 def list_signatures(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
+from app.db.dialect import among
 from app.domains.incidents.tables import incidents
 
 
@@ -26,5 +27,22 @@ def list_ids(connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[
         sa.select(incidents.c.source_run_id, incidents.c.incident_id)
         .where(incidents.c.tenant_id == tenant_id, incidents.c.source_run_id.in_(run_ids))
         .order_by(incidents.c.source_run_id, incidents.c.created_at, incidents.c.incident_id)
+    )
+    return connection.execute(statement).mappings().all()
+
+
+def count_by_run(
+    connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str], violation: str
+) -> Sequence[Row]:
+    """Return, by run, how many incidents it has, and how many of them are of the category `violation`."""
+    run_id = incidents.c.source_run_id
+    statement = (
+        sa.select(
+            run_id.label("run_id"),
+            sa.func.count().label("incidents"),
+            sa.func.sum(sa.case((incidents.c.category == violation, 1), else_=0)).label("violations"),
+        )
+        .where(incidents.c.tenant_id == tenant_id, among(connection, run_id, run_ids))
+        .group_by(run_id)
     )
     return connection.execute(statement).mappings().all()

@@ -20,7 +20,7 @@ from app.domains.incidents.models.records import (
     SignatureView,
 )
 from app.kernel.canonical_json import dumps, loads
-from app.kernel.pages import Page, page_of, read_cursor
+from app.kernel.pages import Page, newest_first, page_of, read_cursor
 from app.kernel.redaction import redact_text
 
 _PLAIN = tuple(name for name in IncidentView.model_fields if name != "protected_state")
@@ -62,22 +62,16 @@ def view(row: Row) -> IncidentView:
 
 def list_page(connection: DriverConnection, query: ListIncidents, *, tenant_id: str) -> Page[IncidentView]:
     """Return one page of incidents, newest first."""
-    filters = query.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_none=True)
-    binding = dumps([tenant_id, "incidents.list", filters])
-    if "signature" in filters:
-        filters["recurrence_signature"] = filters.pop("signature")
-    rows = incident_rows.list_incidents(
-        connection,
+    equal = query.model_dump(mode="json", exclude={"limit", "cursor", "signature"})
+    equal["recurrence_signature"] = query.signature
+    return newest_first(
+        query,
         tenant_id=tenant_id,
-        filters=filters,
-        after=read_cursor(query.cursor, binding, datetime, str),
-        limit=query.limit + 1,
-    )
-    return page_of(
-        rows,
-        limit=query.limit,
-        binding=binding,
-        key=lambda row: (row["created_at"], row["incident_id"]),
+        operation="incidents.list",
+        columns=("created_at", "incident_id"),
+        fetch=lambda before, count: incident_rows.list_incidents(
+            connection, tenant_id=tenant_id, equal=equal, before=before, limit=count
+        ),
         view=view,
     )
 

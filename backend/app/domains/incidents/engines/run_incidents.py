@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from app.db.connection import DriverConnection, Row
 from app.domains.incidents.drivers import incidents as driver
 from app.domains.incidents.drivers import run_incidents as counts
+from app.domains.incidents.models.vocabulary import IncidentCategory
 
 
 def list_run(connection: DriverConnection, *, tenant_id: str, run_id: str, limit: int) -> Sequence[Row]:
     """Return the rows of the incidents that a run caused, newest first."""
     return driver.list_incidents(
-        connection, tenant_id=tenant_id, filters={"source_run_id": run_id}, after=None, limit=limit
+        connection, tenant_id=tenant_id, equal={"source_run_id": run_id}, before=None, limit=limit
     )
 
 
@@ -27,3 +28,13 @@ def list_ids(connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[
     for row in counts.list_ids(connection, tenant_id=tenant_id, run_ids=run_ids):
         found.setdefault(row["source_run_id"], []).append(row["incident_id"])
     return found
+
+
+def count_by_run(
+    connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]
+) -> dict[str, tuple[int, bool]]:
+    """Return, by run, how many incidents it caused, and whether one of them is a violation of policy."""
+    rows = counts.count_by_run(
+        connection, tenant_id=tenant_id, run_ids=run_ids, violation=IncidentCategory.POLICY_VIOLATION.value
+    )
+    return {row["run_id"]: (row["incidents"], row["violations"] > 0) for row in rows}

@@ -30,13 +30,8 @@ def get_live_binding(
 
 def insert_binding(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> bool:
     """Insert a binding; return False when the policy is already bound to the plane."""
-    statement = (
-        insert(connection, _bindings)
-        .values(tenant_id=tenant_id, **row)
-        .on_conflict_do_nothing()
-        .returning(_bindings.c.binding_id)
-    )
-    return connection.execute(statement).one_or_none() is not None
+    statement = insert(connection, _bindings).on_conflict_do_nothing().returning(_bindings.c.binding_id)
+    return connection.execute(statement, {**row, "tenant_id": tenant_id}).one_or_none() is not None
 
 
 def set_unbound(

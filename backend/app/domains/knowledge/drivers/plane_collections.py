@@ -14,6 +14,22 @@ from app.domains.knowledge.tables import knowledge_plane_registry, plane_collect
 _links = plane_collections
 # Written out, so that the partial index of owned collections is seen to fit.
 _OWNED: sa.ColumnElement[str] = sa.literal_column("'OWNED'")
+_registry = knowledge_plane_registry
+# Built once: every write of the repository asks it.
+_OWNED_STATES = (
+    sa.select(_links.c.collection_id, _registry.c.plane_id, _registry.c.lifecycle_state_value)
+    .join(
+        _registry,
+        sa.and_(_registry.c.tenant_id == _links.c.tenant_id, _registry.c.plane_id == _links.c.plane_id),
+    )
+    .where(
+        _links.c.tenant_id == sa.bindparam("tenant"),
+        _registry.c.tenant_id == sa.bindparam("tenant"),
+        _links.c.collection_id.in_(sa.bindparam("collections", expanding=True)),
+        _links.c.mode == _OWNED,
+        _links.c.released_at.is_(None),
+    )
+)
 
 
 def insert_owned(
@@ -128,24 +144,8 @@ def list_owned_states(
     connection: DriverConnection, *, tenant_id: str, collection_ids: Sequence[str]
 ) -> list[tuple[str, str, int]]:
     """Return (collection_id, plane_id, state value) of those collections that a plane owns now."""
-    registry = knowledge_plane_registry
-    statement = (
-        sa.select(_links.c.collection_id, registry.c.plane_id, registry.c.lifecycle_state_value)
-        .join(
-            registry,
-            sa.and_(registry.c.tenant_id == _links.c.tenant_id, registry.c.plane_id == _links.c.plane_id),
-        )
-        .where(
-            _links.c.tenant_id == tenant_id,
-            registry.c.tenant_id == tenant_id,
-            _links.c.collection_id.in_(collection_ids),
-            _links.c.mode == _OWNED,
-            _links.c.released_at.is_(None),
-        )
-    )
-    return [
-        (row.collection_id, row.plane_id, row.lifecycle_state_value) for row in connection.execute(statement)
-    ]
+    rows = connection.execute(_OWNED_STATES, {"tenant": tenant_id, "collections": list(collection_ids)})
+    return [(row.collection_id, row.plane_id, row.lifecycle_state_value) for row in rows]
 
 
 def list_planes_of_collections(
@@ -174,5 +174,15 @@ def list_collection_planes(connection: DriverConnection, *, tenant_id: str, coll
             _links.c.released_at.is_(None),
         )
         .order_by(_links.c.plane_id)
+    )
+    return list(connection.execute(statement).mappings())
+
+
+def list_owners(connection: DriverConnection, *, tenant_id: str, collection_ids: Sequence[str]) -> list[Row]:
+    """Return collection_id and plane_id of every plane that owns or owned one of the collections."""
+    statement = sa.select(_links.c.collection_id, _links.c.plane_id).where(
+        _links.c.tenant_id == tenant_id,
+        _links.c.collection_id.in_(collection_ids),
+        _links.c.mode == _OWNED,
     )
     return list(connection.execute(statement).mappings())

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from app.db.connection import DriverConnection
 from app.db.dialect import bytewise
+from app.db.hot import HotStatement
+from app.db.many_rows import ManyRows, array_rows, array_text
 from app.domains.knowledge.tables import knowledge_plane_registry as registry
 from app.domains.knowledge.tables import plane_documents as documents
+from app.kernel.canonical_json import dumps
 
 _REFERENCE = (
     documents.c.artifact_id,
@@ -26,34 +28,31 @@ _REFERENCE = (
 
 
 Row = Mapping[str, Any]
-_ARRAYS: Mapping[str, Any] = {
-    name: documents.c[name].type
-    for name in (
-        "plane_id",
-        "artifact_id",
-        "gen_from",
-        "gen_to",
-        "revision",
-        "revision_digest",
-        "content_digest",
-        "name",
-        "media_type",
-        "size_bytes",
-        "token_count",
-        "passage_count",
-        "sensitivity_level",
-        "pii_counts",
-        "categories",
-        "pinned_at",
-    )
-}
-_arrays = (
-    sa.func.unnest(*(sa.cast(sa.bindparam(name), postgresql.ARRAY(kind)) for name, kind in _ARRAYS.items()))
-    .table_valued(*_ARRAYS)
-    .render_derived()
+_INSERTION = ManyRows(
+    documents,
+    of_all=("tenant_id",),
+    of_each=[column.name for column in documents.columns if column.name != "tenant_id"],
 )
-_INSERT_ARRAYS = sa.insert(documents).from_select(
-    ["tenant_id", *_ARRAYS], sa.select(sa.cast(sa.bindparam("tenant_id"), sa.Text), *_arrays.c)
+_pins = sa.select(*_REFERENCE).where(
+    documents.c.tenant_id == sa.bindparam("tenant_id"),
+    documents.c.plane_id == sa.bindparam("plane_id"),
+    documents.c.gen_from <= sa.bindparam("generation"),
+    sa.or_(documents.c.gen_to.is_(None), documents.c.gen_to > sa.bindparam("generation")),
+)
+_asked = array_rows({"artifact_ids": sa.Text()})
+_asked_sqlite = sa.func.json_each(sa.bindparam("artifact_ids", type_=sa.Text)).table_valued("value")
+# One by one: a planner without statistics, as of a new plane, would compare each document with each id.
+_found = (
+    _pins.where(documents.c.artifact_id == _asked.c.artifact_ids)
+    .correlate(_asked)
+    .limit(sa.literal_column("1"))
+    .lateral("found")
+)
+_PINS = HotStatement(
+    sa.select(*_found.c).select_from(  # gate: SCOPE-001 - what it selects from names the tenant
+        sa.join(_asked, _found, sa.true())
+    ),
+    sqlite=_pins.where(documents.c.artifact_id.in_(sa.select(_asked_sqlite.c.value))),
 )
 
 
@@ -61,14 +60,7 @@ def insert_documents(
     connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]]
 ) -> None:
     """Insert pinned documents."""
-    if not rows:
-        return
-    if connection.dialect_name == "sqlite":
-        connection.execute(sa.insert(documents), [{"tenant_id": tenant_id, **row} for row in rows])
-        return
-    # One statement over arrays costs half of a statement for each document.
-    arrays = {name: [row[name] for row in rows] for name in _ARRAYS}
-    connection.execute(_INSERT_ARRAYS, {"tenant_id": tenant_id, **arrays})
+    _INSERTION.insert(connection, rows, tenant_id=tenant_id)
 
 
 def list_pins(
@@ -80,13 +72,14 @@ def list_pins(
     artifact_ids: Sequence[str],
 ) -> dict[str, Row]:
     """Return the pins of these artifacts that a generation shows, by artifact id."""
-    statement = sa.select(*_REFERENCE).where(
-        documents.c.tenant_id == tenant_id,
-        documents.c.plane_id == plane_id,
-        documents.c.artifact_id.in_(artifact_ids),
-        *_visible(generation),
-    )
-    return {row["artifact_id"]: row for row in connection.execute(statement).mappings()}
+    as_text = dumps if connection.dialect_name == "sqlite" else array_text
+    given = {
+        "tenant_id": tenant_id,
+        "plane_id": plane_id,
+        "generation": generation,
+        "artifact_ids": as_text(list(artifact_ids)),
+    }
+    return {row["artifact_id"]: row for row in connection.hot(_PINS, given)}
 
 
 def list_served(

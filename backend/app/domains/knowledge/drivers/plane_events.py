@@ -15,7 +15,7 @@ _events = plane_lifecycle_events
 
 def append_events(connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add the events of one transaction in one statement."""
-    connection.execute(sa.insert(_events).values([{"tenant_id": tenant_id, **row} for row in rows]))
+    connection.execute(sa.insert(_events), [{"tenant_id": tenant_id, **row} for row in rows])
 
 
 def list_events(

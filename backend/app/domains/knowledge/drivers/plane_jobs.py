@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
 from app.db.dialect import bytewise, insert
+from app.db.hot import HotStatement
 from app.domains.knowledge.models.vocabulary import (
     JobStatus,
 )
@@ -19,6 +20,9 @@ from app.domains.knowledge.tables import knowledge_plane_jobs as jobs
 # PostgreSQL find the index of ON CONFLICT once it has prepared the statement.
 _OPEN: sa.ColumnElement[bool] = jobs.c.status.in_(
     [sa.literal_column("'QUEUED'"), sa.literal_column("'RUNNING'")]
+)
+_ONE = HotStatement(
+    sa.select(*jobs.c).where(jobs.c.tenant_id == sa.bindparam("tenant"), jobs.c.job_id == sa.bindparam("job"))
 )
 _NO_LEASE: Mapping[str, None] = {"lease_owner": None, "lease_token": None, "lease_until": None}
 
@@ -30,17 +34,15 @@ def insert_job(connection: DriverConnection, *, tenant_id: str, values: Mapping[
     """Insert a job; None when the plane has an open one."""
     statement = (
         insert(connection, jobs)
-        .values(tenant_id=tenant_id, **values)
         .on_conflict_do_nothing(index_elements=["tenant_id", "plane_id"], index_where=_OPEN)
         .returning(*jobs.c)
     )
-    return connection.execute(statement).mappings().one_or_none()
+    return connection.execute(statement, {**values, "tenant_id": tenant_id}).mappings().one_or_none()
 
 
 def get_job(connection: DriverConnection, *, tenant_id: str, job_id: str) -> Row | None:
     """Return a job or None."""
-    statement = sa.select(*jobs.c).where(jobs.c.tenant_id == tenant_id, jobs.c.job_id == job_id)
-    return connection.execute(statement).mappings().one_or_none()
+    return next(iter(connection.hot(_ONE, {"tenant": tenant_id, "job": job_id})), None)
 
 
 def get_open_job(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> Row | None:

@@ -18,7 +18,7 @@ _events = plane_lifecycle_events
 
 def append_approval(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Add a consent."""
-    connection.execute(sa.insert(_approvals).values(tenant_id=tenant_id, **row))
+    connection.execute(sa.insert(_approvals), {**row, "tenant_id": tenant_id})
 
 
 def list_approvals(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> list[Row]:

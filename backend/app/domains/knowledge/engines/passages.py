@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -78,16 +78,6 @@ def encode_terms(terms: Iterable[str]) -> str:
 def decode_term(encoded: str) -> str:
     """Return the term that `encode_term` wrote."""
     return encoded[1:] if encoded[0] == "a" else bytes.fromhex(encoded[1:]).decode()
-
-
-def frequencies(terms: str, wanted: Sequence[str]) -> list[int]:
-    """Return how often each wanted term, encoded and between blanks, occurs among stored terms."""
-    return [terms.count(term) for term in wanted]
-
-
-def between_blanks(term: str) -> str:
-    """Return an encoded term as it stands among stored ones."""
-    return f" {term} "
 
 
 def stored_term_counts(stored: Iterable[str]) -> Counter[str]:

@@ -120,3 +120,14 @@ def planes_by_collection(
         ):
             planes[row["collection_id"]].append(row["plane_id"])
     return planes
+
+
+def owners_of(
+    connection: DriverConnection, *, tenant_id: str, collection_ids: Sequence[str]
+) -> dict[str, set[str]]:
+    """Return the planes that own each of the collections or owned it before they were released."""
+    owners: dict[str, set[str]] = {}
+    if collection_ids:
+        for row in driver.list_owners(connection, tenant_id=tenant_id, collection_ids=collection_ids):
+            owners.setdefault(row["collection_id"], set()).add(row["plane_id"])
+    return owners

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from app.db.connection import DriverConnection
 from app.domains.knowledge.drivers import plane_documents, plane_jobs, plane_passages, plane_terms
 from app.domains.knowledge.drivers import plane_registry as driver
-from app.domains.knowledge.engines.plane_config import read_operational, shown_config
+from app.domains.knowledge.engines.plane_config import shown_config
 from app.domains.knowledge.errors import plane_not_found
 from app.domains.knowledge.models.planes import (
     ListPlanes,
@@ -32,6 +32,13 @@ ENDED_SECONDS = 60
 # For so long after that is a move looked at; a later sweep is part of the next refresh.
 NOTICED_SECONDS = 3600
 PlaneRow = Mapping[str, Any]
+_AUTO_REFRESHED: Mapping[str, Any] = {
+    "connector_type": ConnectorType.REPOSITORY.value,
+    "lowest": int(State.INDEXED),
+    "highest": int(State.ACTIVE),
+    # A configuration is kept as its canonical text, and the key is of no other object.
+    "config_part": '"auto_refresh":true',
+}
 # The configuration stands in the ledger by its digest; the leaf is named by the ledger's own fact.
 _NOT_IN_IMAGE = frozenset({"tenant_id", "config", "fact_id"})
 
@@ -177,27 +184,30 @@ def list_documents(
 
 def list_moved(connection: DriverConnection, *, tenant_id: str, now: datetime) -> list[PlaneRow]:
     """Return planes whose generation moved a while ago: nothing reads what ended with it any more."""
+    since, until = _moved_between(now)
+    return driver.list_moved(connection, tenant_id=tenant_id, since=since, until=until)
+
+
+def list_tenants_moved(connection: DriverConnection, *, now: datetime) -> Sequence[str]:
+    """Return the tenants that have such planes."""
+    since, until = _moved_between(now)
+    return driver.list_tenants_moved(connection, since=since, until=until)
+
+
+def _moved_between(now: datetime) -> tuple[datetime, datetime]:
     until = now - timedelta(seconds=ENDED_SECONDS)
-    return driver.list_moved(
-        connection, tenant_id=tenant_id, since=until - timedelta(seconds=NOTICED_SECONDS), until=until
-    )
+    return until - timedelta(seconds=NOTICED_SECONDS), until
 
 
 def list_auto_refreshed(connection: DriverConnection, *, tenant_id: str) -> list[PlaneRow]:
     """Return planes from INDEXED to ACTIVE that refresh by themselves and have no open job."""
-    rows = driver.list_refreshable(
-        connection,
-        tenant_id=tenant_id,
-        connector_type=ConnectorType.REPOSITORY.value,
-        lowest=int(State.INDEXED),
-        highest=int(State.ACTIVE),
-    )
-    return [row for row in rows if read_operational(row["connector_type"], row["config"]).auto_refresh]
+    return driver.list_refreshable(connection, tenant_id=tenant_id, **_AUTO_REFRESHED)
 
 
-def get_access_facts(connection: DriverConnection, *, tenant_id: str, plane_id: str) -> PlaneRow | None:
-    """Return what mediated retrieval must know of a plane, in one row, or None."""
-    return driver.get_access_facts(connection, tenant_id=tenant_id, plane_id=plane_id)
+def auto_refreshed_seqs(connection: DriverConnection) -> Mapping[str, int]:
+    """Return, by tenant, the oldest change that one of its planes with auto_refresh was made from."""
+    rows = driver.list_ingested_seqs(connection, **_AUTO_REFRESHED)
+    return {row["tenant_id"]: row["ingested_seq"] for row in rows}
 
 
 def get_view(connection: DriverConnection, *, tenant_id: str, plane_id: str, now: datetime) -> PlaneView:

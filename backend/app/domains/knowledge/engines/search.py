@@ -1,4 +1,4 @@
-"""L5 rule: search in a plane: which terms are looked up, how passages score, and which documents answer.
+"""L5 rule: search in a plane: which terms are looked up, and which documents answer.
 
 Everything is integer arithmetic on numbers that both dialects store alike, so the order is equal on both.
 """
@@ -6,13 +6,13 @@ Everything is integer arithmetic on numbers that both dialects store alike, so t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.db.connection import DriverConnection
-from app.domains.knowledge.drivers import plane_documents, plane_passages, plane_terms
-from app.domains.knowledge.engines.passages import between_blanks, encode_term, frequencies, join_passages
+from app.domains.knowledge.drivers import plane_documents, plane_passages, plane_search, plane_terms
+from app.domains.knowledge.engines.passages import encode_term, join_passages
 
 MAX_TERMS = 8
 MAX_CANDIDATES = 1000
@@ -20,38 +20,13 @@ PASSAGES_PER_DOCUMENT = 3
 
 
 @dataclass(frozen=True, slots=True)
-class PlaneFacts:
-    """What a search needs to know of the plane: which generation it serves, and its totals."""
+class Answer:
+    """The documents that answer, best first, and whether candidates were left out.
 
-    plane_id: str
-    generation: int
-    passage_count: int
-    token_total: int
+    A document holds its reference, score and best passages, and `live`: whether it may still be shown.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """One term that is looked up: as the tokenizer wrote it, in how many passages it occurs, its weight."""
-
-    text: str
-    passage_frequency: int
-    idf: int
-
-
-@dataclass(frozen=True, slots=True)
-class Hit:
-    """One document that answers: its score and its best passages, best first."""
-
-    artifact_id: str
-    score: int
-    passage_nos: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """The documents that answer, best first, and whether candidates were left out."""
-
-    hits: tuple[Hit, ...]
+    documents: tuple[dict[str, Any], ...]
     capped: bool
 
 
@@ -83,40 +58,6 @@ def inverse_frequency(passages: int, frequency: int) -> int:
     return math.floor(1000 * math.log(1 + (rest + 0.5) / (frequency + 0.5)))
 
 
-def passage_score(idfs: Sequence[int], counts: Sequence[int], *, length: int, average: int) -> int:
-    """Return the integer BM25 score of a passage of `length` terms."""
-    score = 0
-    for idf, count in zip(idfs, counts, strict=True):
-        if count:
-            weight = 22_000 * count * average // (10 * count * average + 3 * average + 9 * length)
-            score += idf * weight // 1000
-    return score
-
-
-def rank(
-    terms: Sequence[Term], candidates: Iterable[Mapping[str, Any]], plane: PlaneFacts, *, limit: int
-) -> tuple[Hit, ...]:
-    """Return the best documents: by score of their best passage descending, then artifact id."""
-    average = max(1, plane.token_total // max(1, plane.passage_count))
-    encoded = [between_blanks(encode_term(term.text)) for term in terms]
-    idfs = [term.idf for term in terms]
-    found: dict[str, list[tuple[int, int]]] = {}
-    for row in candidates:
-        counts = frequencies(row["terms"], encoded)
-        score = passage_score(idfs, counts, length=row["term_total"], average=average)
-        found.setdefault(row["artifact_id"], []).append((-score, row["passage_no"]))
-    best = sorted((min(passages)[0], artifact_id) for artifact_id, passages in found.items())[:limit]
-    return tuple(
-        Hit(artifact_id, -negative, tuple(no for _, no in sorted(found[artifact_id])[:PASSAGES_PER_DOCUMENT]))
-        for negative, artifact_id in best
-    )
-
-
-def facts_of(plane: Mapping[str, Any]) -> PlaneFacts:
-    """Return what a search needs of a registry row."""
-    return PlaneFacts(plane["plane_id"], plane["generation"], plane["passage_count"], plane["token_total"])
-
-
 def find_documents(
     connection: DriverConnection,
     *,
@@ -125,49 +66,41 @@ def find_documents(
     wanted: Sequence[str],
     match_all: bool,
     limit: int,
-) -> Ranking:
-    """Return the best documents for the wanted terms, in two statements (none when no term is known)."""
-    facts = facts_of(plane)
-    known = plane_terms.list_frequencies(
-        connection, tenant_id=tenant_id, plane_id=facts.plane_id, terms=wanted
-    )
+) -> Answer:
+    """Return the best documents for the wanted terms, in two statements (one when no term is known).
+
+    A passage scores by BM25 in integers: the sum over the terms of `idf * w // 1000`, where
+    `w = 22000 * count * average // (10 * count * average + 3 * average + 9 * length)`. A document scores as
+    its best passage; the order is by score descending, then artifact id.
+    """
+    keys: dict[str, Any] = {"tenant_id": tenant_id, "plane_id": plane["plane_id"]}
+    known = plane_terms.list_frequencies(connection, **keys, terms=wanted)
     chosen = choose_terms(known, wanted, match_all=match_all)
     if not chosen:
-        return Ranking((), capped=False)
-    rows = plane_passages.list_candidates(
+        return Answer((), capped=False)
+    passages = plane["passage_count"]
+    # As many passages at most as its rarest term has, or as all terms have together.
+    bound = known[chosen[0]] if match_all else sum(known[term] for term in chosen)
+    cut = bound > MAX_CANDIDATES
+    rows = plane_search.list_best(
         connection,
-        tenant_id=tenant_id,
-        plane_id=facts.plane_id,
-        generation=facts.generation,
-        terms=[encode_term(term) for term in chosen],
-        match_all=match_all,
-        limit=MAX_CANDIDATES + 1,
-    )
-    terms = [Term(term, known[term], inverse_frequency(facts.passage_count, known[term])) for term in chosen]
-    return Ranking(rank(terms, rows[:MAX_CANDIDATES], facts, limit=limit), capped=len(rows) > MAX_CANDIDATES)
-
-
-def read_hits(
-    connection: DriverConnection, *, tenant_id: str, plane: Mapping[str, Any], hits: Sequence[Hit]
-) -> list[dict[str, Any]]:
-    """Return the answering documents with the text of their best passages, in order, in one statement."""
-    if not hits:
-        return []
-    rows = plane_passages.list_texts(
-        connection,
-        tenant_id=tenant_id,
-        plane_id=plane["plane_id"],
+        [plane_search.Term(encode_term(term), inverse_frequency(passages, known[term])) for term in chosen],
+        **keys,
         generation=plane["generation"],
-        passages_wanted=[(hit.artifact_id, no) for hit in hits for no in hit.passage_nos],
+        match_all=match_all,
+        average=max(1, plane["token_total"] // max(1, passages)),
+        candidates=MAX_CANDIDATES if cut else None,
+        documents_wanted=limit,
+        passages_each=PASSAGES_PER_DOCUMENT,
     )
-    by_key = {(row["artifact_id"], row["passage_no"]): row for row in rows}
-    documents = []
-    for hit in hits:
-        found = [by_key[hit.artifact_id, no] for no in hit.passage_nos if (hit.artifact_id, no) in by_key]
-        if found:
-            passages = [_passage(row) for row in found]
-            documents.append({**_reference(found[0]), "score": hit.score, "passages": passages})
-    return documents
+    documents: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        document = documents.get(row["artifact_id"])
+        if document is None:
+            document = {**_reference(row), "score": row["score"], "live": row["live"], "passages": []}
+            documents[row["artifact_id"]] = document
+        document["passages"].append(_passage(row))
+    return Answer(tuple(documents.values()), capped=cut and bool(rows) and rows[0]["found"] > MAX_CANDIDATES)
 
 
 def read_documents(

@@ -9,11 +9,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
-from app.db.dialect import insert
+from app.db.dialect import among, different, insert
+from app.db.newest import newest
 from app.domains.lessons.tables import lesson_debounce, lessons_learned
 
 _C, _D = lessons_learned.c, lesson_debounce.c
 _ALL = tuple(lessons_learned.columns)
+# Written out: the partial index of what is due serves no parameter.
+_DEFERRED = _C.status == sa.literal_column("'DEFERRED'")
 
 
 def insert_lessons(
@@ -22,26 +25,24 @@ def insert_lessons(
     """Insert lessons in one statement; return the ids of those whose event had not taught that before."""
     statement = (
         insert(connection, lessons_learned)
-        .values([{**row, "tenant_id": tenant_id} for row in rows])
         .on_conflict_do_nothing(index_elements=[_C.tenant_id, _C.source_event_id, _C.lesson_type])
         .returning(_C.lesson_id)
     )
-    return connection.scalars(statement).all()
+    return connection.scalars(statement, [{**row, "tenant_id": tenant_id} for row in rows]).all()
 
 
 def count_debounced(
     connection: DriverConnection, *, tenant_id: str, keys: Sequence[str], now: datetime, since: datetime
 ) -> Sequence[str]:
     """Mark these keys as used now; return those that were not used after `since`."""
-    made = insert(connection, lesson_debounce).values(
-        [{"tenant_id": tenant_id, "debounce_key": key, "last_at": now, "created_at": now} for key in keys]
-    )
+    rows = [{"tenant_id": tenant_id, "debounce_key": key, "last_at": now, "created_at": now} for key in keys]
+    made = insert(connection, lesson_debounce)
     statement = made.on_conflict_do_update(
         index_elements=[_D.tenant_id, _D.debounce_key],
         set_={"last_at": made.excluded.last_at},
         where=_D.last_at <= since,
     ).returning(_D.debounce_key)
-    return connection.scalars(statement).all()
+    return connection.scalars(statement, rows).all()
 
 
 def get_lesson(connection: DriverConnection, *, tenant_id: str, lesson_id: str) -> Row | None:
@@ -92,33 +93,34 @@ def list_lessons(
     connection: DriverConnection,
     *,
     tenant_id: str,
-    filters: Mapping[str, Any],
-    after: tuple[datetime, str] | None,
+    equal: Mapping[str, Any],
+    before: tuple[datetime, str] | None,
     limit: int,
 ) -> Sequence[Row]:
-    """Return whole rows that equal `filters`, newest first, after a (created_at, lesson_id)."""
-    statement = sa.select(*_ALL).where(_C.tenant_id == tenant_id)
-    for name, value in filters.items():
-        statement = statement.where(_C[name] == value)
-    if after is not None:
-        last = sa.tuple_(sa.literal(after[0], _C.created_at.type), sa.literal(after[1], sa.Text))
-        statement = statement.where(sa.tuple_(_C.created_at, _C.lesson_id) < last)
-    statement = statement.order_by(_C.created_at.desc(), _C.lesson_id.desc()).limit(limit)
-    return connection.execute(statement).mappings().all()
+    """Return whole rows, newest first, before a (created_at, lesson_id)."""
+    mine = sa.select(*_ALL).where(_C.tenant_id == tenant_id)
+    page = newest(mine, _C.created_at, _C.lesson_id, equal=equal, before=before, limit=limit)
+    return connection.execute(page).mappings().all()
 
 
 def list_due(connection: DriverConnection, *, tenant_id: str, now: datetime, limit: int) -> Sequence[Row]:
     """Lock and return deferred lessons that are due; those that others hold are left out."""
-    # The partial index serves a predicate that is literal.
-    deferred = sa.literal("DEFERRED", sa.Text, literal_execute=True)
     statement = (
         sa.select(*_ALL)
-        .where(_C.tenant_id == tenant_id, _C.status == deferred, _C.deferred_until <= now)
+        .where(_C.tenant_id == tenant_id, _DEFERRED, _C.deferred_until <= now)
         .order_by(_C.deferred_until, _C.lesson_id)
         .limit(limit)
         .with_for_update(key_share=True, skip_locked=True)
     )
     return connection.execute(statement).mappings().all()
+
+
+def list_tenants_due(
+    connection: DriverConnection, *, now: datetime
+) -> Sequence[str]:  # gate: DRV-006 - maintenance serves all tenants
+    """Return the tenants that have deferred lessons that are due."""
+    due = sa.select(_C.tenant_id).where(_DEFERRED, _C.deferred_until <= now)  # gate: SCOPE-001 - all tenants
+    return connection.scalars(different(due)).all()
 
 
 def count_lessons(connection: DriverConnection, *, tenant_id: str, include_synthetic: bool) -> Sequence[Row]:
@@ -129,4 +131,18 @@ def count_lessons(connection: DriverConnection, *, tenant_id: str, include_synth
     if not include_synthetic:
         statement = statement.where(sa.not_(_C.is_synthetic))
     statement = statement.group_by(_C.lesson_type, _C.status, _C.severity)
+    return connection.execute(statement).mappings().all()
+
+
+def count_drafts(connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]) -> Sequence[Row]:
+    """Return, by run, how many of its lessons were made proposals."""
+    statement = (
+        sa.select(_C.source_run_id.label("run_id"), sa.func.count().label("drafts"))
+        .where(
+            _C.tenant_id == tenant_id,
+            among(connection, _C.source_run_id, run_ids),
+            _C.draft_proposal_id.is_not(None),
+        )
+        .group_by(_C.source_run_id)
+    )
     return connection.execute(statement).mappings().all()

@@ -23,7 +23,7 @@ from app.domains.lessons.models.records import (
 )
 from app.domains.lessons.models.vocabulary import LessonStatus, LessonType
 from app.kernel.canonical_json import dumps, loads
-from app.kernel.pages import Page, page_of, read_cursor
+from app.kernel.pages import Page, newest_first
 from app.kernel.redaction import redact_text
 
 DEBOUNCE_HOURS: Final = 24
@@ -163,6 +163,11 @@ def lock_due(connection: DriverConnection, *, tenant_id: str, now: datetime, lim
     return lesson_rows.list_due(connection, tenant_id=tenant_id, now=now, limit=limit)
 
 
+def list_tenants_due(connection: DriverConnection, *, now: datetime) -> Sequence[str]:
+    """Return the tenants that have deferred lessons that are due."""
+    return lesson_rows.list_tenants_due(connection, now=now)
+
+
 def change(
     unit: GovernedUnit, row: Row, values: Mapping[str, Any], *, dismissed_reason: str | None = None
 ) -> Row:
@@ -205,30 +210,24 @@ def view(row: Row) -> LessonView:
 
 def list_page(connection: DriverConnection, query: ListLessons, *, tenant_id: str) -> Page[LessonView]:
     """Return one page of lessons, newest first; synthetic ones only when asked for."""
-    filters = query.model_dump(mode="json", exclude={"limit", "cursor"}, exclude_none=True)
-    binding = dumps([tenant_id, "lessons.list", filters])
-    if not filters.pop("include_synthetic"):
-        filters["is_synthetic"] = False
-    rows = lesson_rows.list_lessons(
-        connection,
+    equal = query.model_dump(mode="json", exclude={"limit", "cursor", "include_synthetic"})
+    equal["is_synthetic"] = None if query.include_synthetic else False
+    return newest_first(
+        query,
         tenant_id=tenant_id,
-        filters=filters,
-        after=read_cursor(query.cursor, binding, datetime, str),
-        limit=query.limit + 1,
-    )
-    return page_of(
-        rows,
-        limit=query.limit,
-        binding=binding,
-        key=lambda row: (row["created_at"], row["lesson_id"]),
+        operation="lessons.list",
+        columns=("created_at", "lesson_id"),
+        fetch=lambda before, count: lesson_rows.list_lessons(
+            connection, tenant_id=tenant_id, equal=equal, before=before, limit=count
+        ),
         view=view,
     )
 
 
 def list_learned(connection: DriverConnection, *, tenant_id: str, run_id: str, at: datetime) -> Sequence[Row]:
     """Return the rows of what a run taught at one moment."""
-    filters = {"source_run_id": run_id, "created_at": at}
-    return lesson_rows.list_lessons(connection, tenant_id=tenant_id, filters=filters, after=None, limit=100)
+    equal = {"source_run_id": run_id, "created_at": at}
+    return lesson_rows.list_lessons(connection, tenant_id=tenant_id, equal=equal, before=None, limit=100)
 
 
 def stats(connection: DriverConnection, *, tenant_id: str, include_synthetic: bool) -> LessonStats:
@@ -244,3 +243,9 @@ def stats(connection: DriverConnection, *, tenant_id: str, include_synthetic: bo
         by_status={word.value: by["status"][word] for word in LessonStatus},
         by_severity=dict(sorted(by["severity"].items())),
     )
+
+
+def count_drafts(connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]) -> dict[str, int]:
+    """Return, by run, how many of its lessons were made proposals."""
+    rows = lesson_rows.count_drafts(connection, tenant_id=tenant_id, run_ids=run_ids)
+    return {row["run_id"]: row["drafts"] for row in rows}

@@ -79,6 +79,25 @@ def list_checkpoints(
     return connection.execute(statement).mappings().all()
 
 
+def insert_cosignatures(
+    connection: DriverConnection,
+    lines: Sequence[tuple[str, str, str]],
+    *,
+    tenant_id: str,
+    epoch: int,
+    size: int,
+    now: datetime,
+) -> int:
+    """Insert (key name, key id, line) unless the witness has one there already; return how many are new."""
+    rows = [
+        {"tenant_id": tenant_id, "epoch": epoch, "size": size, "received_at": now}
+        | {"key_name": name, "key_id": key_id, "line": line}
+        for name, key_id, line in lines
+    ]
+    statement = insert(connection, log_cosignatures).values(rows).on_conflict_do_nothing()
+    return len(connection.execute(statement.returning(log_cosignatures.c.key_id)).all())
+
+
 def list_cosignatures(
     connection: DriverConnection, *, tenant_id: str, epoch: int, size: int
 ) -> Sequence[str]:

@@ -9,23 +9,23 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
-from app.db.dialect import among, bytewise
-from app.db.governed import GOVERNED, Governed
+from app.db.dialect import among_given, given_values
+from app.db.governed import GOVERNED, ref_key_of
 from app.db.types import as_stored
 from app.domains.logs.tables import audit_ledger, log_leaves
 
 _AT_ONCE = 400
+_TENANT = sa.bindparam("tenant", type_=sa.Text)
+_MOST = sa.bindparam("most", type_=sa.Integer)
 
 
 def list_by_facts(
     connection: DriverConnection, table: str, fact_ids: Sequence[str], *, tenant_id: str, raw: bool = False
 ) -> Sequence[Row]:
     """Return the whole rows of a table that carry one of these facts; `raw` as they are stored."""
-    rows = GOVERNED[table].table
-    statement = sa.select(*_columns(table, raw)).where(
-        rows.c.tenant_id == tenant_id, among(connection, rows.c.fact_id, fact_ids)
-    )
-    return connection.execute(statement).mappings().all()
+    dialect = connection.dialect_name
+    given = {"tenant": tenant_id, "facts": given_values(dialect, fact_ids)}
+    return connection.execute(_by_facts(table, raw, dialect), given).mappings().all()
 
 
 def list_by_keys(
@@ -57,13 +57,9 @@ def list_about(
     connection: DriverConnection, table: str, ref_keys: Sequence[str], *, tenant_id: str
 ) -> Sequence[Row]:
     """Return fact_id, ref_key and ref_version of all leaves about these rows of a table."""
-    leaves = log_leaves.c
-    statement = sa.select(leaves.fact_id, leaves.ref_key, leaves.ref_version).where(
-        leaves.tenant_id == tenant_id,
-        leaves.ref_table == table,
-        among(connection, leaves.ref_key, ref_keys),
-    )
-    return connection.execute(statement).mappings().all()
+    dialect = connection.dialect_name
+    given = {"tenant": tenant_id, "table": table, "keys": given_values(dialect, ref_keys)}
+    return connection.execute(_about(dialect), given).mappings().all()
 
 
 def list_entries_about(
@@ -79,28 +75,18 @@ def list_entries_about(
 
     `saying` is a text that the state after the change has to hold.
     """
-    ledger = audit_ledger.c
-    place = (
-        sa.func.row_number()
-        .over(
-            partition_by=ledger.entity_id,
-            order_by=(ledger.created_at.desc(), bytewise(connection, ledger.entry_id).desc()),
-        )
-        .label("place")
-    )
-    states = sa.true() if saying is None else ledger.after_state.contains(saying, autoescape=True)
-    found = (
-        sa.select(ledger.entity_id, ledger.fact_id, place)
-        .where(
-            ledger.tenant_id == tenant_id,
-            ledger.entity_type == entity_type,
-            among(connection, ledger.entity_id, entity_ids),
-            states,
-        )
-        .subquery()
-    )
-    statement = sa.select(found.c.entity_id, found.c.fact_id).where(found.c.place <= newest)
-    return connection.execute(statement).mappings().all()
+    dialect = connection.dialect_name
+    statement = _every_entry(dialect)
+    if saying is not None:
+        states = audit_ledger.c.after_state.contains(saying, autoescape=True)
+        statement = _entries_about(dialect, states)
+    given = {
+        "tenant": tenant_id,
+        "entity": entity_type,
+        "names": given_values(dialect, entity_ids),
+        "newest": newest,
+    }
+    return connection.execute(statement, given).mappings().all()
 
 
 def list_unlogged_of_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Sequence[Row]:
@@ -113,17 +99,8 @@ def list_unlogged(
     connection: DriverConnection, table: str, *, tenant_id: str, after: str, upto: str | None, limit: int
 ) -> Sequence[str]:
     """Return the facts that rows of a table carry, in (after, upto], and that are not about this table."""
-    rows = GOVERNED[table].table
-    fact_id = bytewise(connection, rows.c.fact_id)
-    statement = (
-        sa.select(rows.c.fact_id)
-        .where(rows.c.tenant_id == tenant_id, fact_id > after)
-        .where(~_has_leaf(rows, tenant_id))  # gate: SCOPE-001 - its rows are those of this statement
-        .limit(limit)
-    )
-    if upto is not None:
-        statement = statement.where(fact_id <= upto)
-    return connection.scalars(statement).all()
+    given = {"tenant": tenant_id, "after": after, "upto": upto, "most": limit}
+    return connection.scalars(_unlogged(table, connection.dialect_name, upto is not None), given).all()
 
 
 def list_unrecorded(
@@ -133,10 +110,29 @@ def list_unrecorded(
 
     `operator` is the tenant in whose ledger the operator's own changes stand.
     """
+    given = {"tenant": tenant_id, "operator": operator, "most": limit}
+    return connection.scalars(_unrecorded(table, in_ledger), given).all()
+
+
+@cache
+def _unlogged(table: str, dialect: str, is_bounded: bool) -> sa.Select[Any]:
+    rows = GOVERNED[table].table
+    fact_id = rows.c.fact_id if dialect == "sqlite" else sa.collate(rows.c.fact_id, "C")
+    statement = (
+        sa.select(rows.c.fact_id)
+        .where(rows.c.tenant_id == _TENANT, fact_id > sa.bindparam("after", type_=sa.Text))
+        .where(~_has_leaf(rows, _TENANT))  # gate: SCOPE-001 - its rows are those of this statement
+        .limit(_MOST)
+    )
+    return statement.where(fact_id <= sa.bindparam("upto", type_=sa.Text)) if is_bounded else statement
+
+
+@cache
+def _unrecorded(table: str, in_ledger: bool) -> sa.Select[Any]:
     entry = GOVERNED[table]
     rows = entry.table
     first = sa.cast(rows.c[entry.key[0]] if entry.key else rows.c.tenant_id, sa.Text)
-    ledgers = (tenant_id, operator) if entry.operated else (tenant_id,)
+    ledgers = (_TENANT, sa.bindparam("operator", type_=sa.Text)) if entry.operated else (_TENANT,)
     known: sa.ColumnElement[bool] = sa.exists().where(
         audit_ledger.c.tenant_id.in_(ledgers),
         audit_ledger.c.entity_type == entry.entity,
@@ -144,13 +140,55 @@ def list_unrecorded(
     )
     if entry.types:
         about = sa.exists().where(
-            log_leaves.c.tenant_id == tenant_id,
+            log_leaves.c.tenant_id == _TENANT,
             log_leaves.c.ref_table == table,
-            log_leaves.c.ref_key == _ref_key(entry),
+            log_leaves.c.ref_key == ref_key_of(entry),
         )
         known = sa.or_(known, about) if in_ledger else about
-    statement = sa.select(first).where(rows.c.tenant_id == tenant_id, ~known).limit(limit)
-    return connection.scalars(statement).all()
+    return sa.select(first).where(rows.c.tenant_id == _TENANT, ~known).limit(_MOST)
+
+
+@cache
+def _by_facts(table: str, raw: bool, dialect: str) -> sa.Select[Any]:
+    rows = GOVERNED[table].table
+    return sa.select(*_columns(table, raw)).where(
+        rows.c.tenant_id == _TENANT, among_given(dialect, rows.c.fact_id, "facts")
+    )
+
+
+@cache
+def _about(dialect: str) -> sa.Select[Any]:
+    leaves = log_leaves.c
+    return sa.select(leaves.fact_id, leaves.ref_key, leaves.ref_version).where(
+        leaves.tenant_id == _TENANT,
+        leaves.ref_table == sa.bindparam("table", type_=sa.Text),
+        among_given(dialect, leaves.ref_key, "keys"),
+    )
+
+
+@cache
+def _every_entry(dialect: str) -> sa.Select[Any]:
+    return _entries_about(dialect, sa.true())
+
+
+def _entries_about(dialect: str, states: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    ledger = audit_ledger.c
+    entry_id = ledger.entry_id if dialect == "sqlite" else sa.collate(ledger.entry_id, "C")
+    place = (
+        sa.func.row_number()
+        .over(partition_by=ledger.entity_id, order_by=(ledger.created_at.desc(), entry_id.desc()))
+        .label("place")
+    )
+    found = sa.select(ledger.entity_id, ledger.fact_id, place).where(
+        ledger.tenant_id == _TENANT,
+        ledger.entity_type == sa.bindparam("entity", type_=sa.Text),
+        among_given(dialect, ledger.entity_id, "names"),
+        states,
+    )
+    newest = found.subquery()
+    return sa.select(newest.c.entity_id, newest.c.fact_id).where(
+        newest.c.place <= sa.bindparam("newest", type_=sa.Integer)
+    )
 
 
 @cache
@@ -170,19 +208,6 @@ def _has_leaf(rows: sa.Table, tenant: str | sa.BindParameter[str]) -> sa.Exists:
         log_leaves.c.fact_id == rows.c.fact_id,
         log_leaves.c.ref_table == rows.name,
     )
-
-
-def _ref_key(entry: Governed) -> sa.ColumnElement[str]:
-    """Return the text of a row's key as its leaves have it; ids are of characters that JSON leaves alone."""
-    parts: list[sa.ColumnElement[Any]] = []
-    for name in entry.key:
-        column = entry.table.c[name]
-        text = sa.cast(column, sa.Text)
-        parts.append(text if isinstance(column.type, sa.Integer) else '"' + text + '"')
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole + "," + part
-    return "[" + whole + "]"
 
 
 @cache

@@ -13,7 +13,13 @@ from app.db.types import as_stored
 from app.domains.logs.tables import log_checkpoints, log_entries, log_heads, log_leaves, log_pending
 
 _COLUMNS = tuple(column for column in log_heads.columns if column.name != "tenant_id")
-_RAW = tuple(as_stored(column) for column in _COLUMNS)
+_NEWEST, _NEWEST_RAW = (
+    sa.select(*columns)
+    .where(log_heads.c.tenant_id == sa.bindparam("tenant"))
+    .order_by(log_heads.c.epoch.desc())
+    .limit(1)
+    for columns in (_COLUMNS, [as_stored(column) for column in _COLUMNS])
+)
 
 
 def insert_head(
@@ -27,29 +33,25 @@ def insert_head(
     now: datetime,
 ) -> None:
     """Insert the empty head of an epoch, unless it is there."""
-    statement = insert(connection, log_heads).values(
-        tenant_id=tenant_id,
-        epoch=epoch,
-        origin=origin,
-        size=0,
-        root=root,
-        signed_size=0,
-        min_index=0,
-        state=state,
-        updated_at=now,
-    )
-    connection.execute(statement.on_conflict_do_nothing(index_elements=["tenant_id", "epoch"]))
+    row = {
+        "tenant_id": tenant_id,
+        "epoch": epoch,
+        "origin": origin,
+        "size": 0,
+        "root": root,
+        "signed_size": 0,
+        "min_index": 0,
+        "state": state,
+        "updated_at": now,
+    }
+    statement = insert(connection, log_heads).on_conflict_do_nothing(index_elements=["tenant_id", "epoch"])
+    connection.execute(statement, row)
 
 
 def get_head(connection: DriverConnection, *, tenant_id: str, raw: bool = False) -> Row | None:
     """Return the head of the newest epoch; `raw` as it is stored."""
-    statement = (
-        sa.select(*(_RAW if raw else _COLUMNS))
-        .where(log_heads.c.tenant_id == tenant_id)
-        .order_by(log_heads.c.epoch.desc())
-        .limit(1)
-    )
-    return connection.execute(statement).mappings().one_or_none()
+    statement = _NEWEST_RAW if raw else _NEWEST
+    return connection.execute(statement, {"tenant": tenant_id}).mappings().one_or_none()
 
 
 def lock_head(connection: DriverConnection, *, tenant_id: str, epoch: int) -> Row | None:
@@ -115,8 +117,10 @@ def set_state(
     return connection.execute(statement).rowcount == 1
 
 
-def list_waiting(connection: DriverConnection, *, tenant_id: str, epoch: int, limit: int) -> Sequence[Row]:
-    """Return fact_id, statement, leaf_hash and idx of what waits, by fact_id.
+def list_waiting(
+    connection: DriverConnection, *, tenant_id: str, epoch: int, limit: int, type_name: str | None = None
+) -> Sequence[Row]:
+    """Return fact_id, statement, leaf_hash and idx of what waits, or of one type of it, by fact_id.
 
     The statement is null when the leaf is gone; idx is set when the fact is in the tree already.
     """
@@ -142,7 +146,20 @@ def list_waiting(connection: DriverConnection, *, tenant_id: str, epoch: int, li
         .order_by(log_pending.c.fact_id)
         .limit(limit)
     )
+    if type_name is not None:
+        statement = statement.where(log_leaves.c.type == type_name)
     return connection.execute(statement).mappings().all()
+
+
+def queue_leaves(connection: DriverConnection, *, tenant_id: str, besides: str) -> None:
+    """Queue all leaves of the tenant but one, as long as they have been there."""
+    queued = insert(connection, log_pending).from_select(
+        ["tenant_id", "fact_id", "enqueued_at"],
+        sa.select(log_leaves.c.tenant_id, log_leaves.c.fact_id, log_leaves.c.created_at).where(
+            log_leaves.c.tenant_id == tenant_id, log_leaves.c.fact_id != besides
+        ),
+    )
+    connection.execute(queued.on_conflict_do_nothing())
 
 
 def delete_waiting(connection: DriverConnection, fact_ids: Sequence[str], *, tenant_id: str) -> int:
@@ -207,6 +224,33 @@ def list_tenants_unsigned(  # gate: DRV-006 - the sequencer serves all tenants
         .limit(limit)
     )
     return connection.scalars(statement).all()
+
+
+def list_signed_since(  # gate: DRV-006 - one look over all tenants
+    connection: DriverConnection, *, since: datetime | None, besides: str, after: str, limit: int
+) -> Sequence[Row]:
+    """Return tenant_id, origin, signed size and root of logs that changed since a moment, by tenant."""
+    statement = (
+        sa.select(  # gate: SCOPE-001 - one look over all tenants
+            log_heads.c.tenant_id, log_heads.c.origin, log_checkpoints.c.size, log_checkpoints.c.root
+        )
+        .select_from(
+            log_heads.join(
+                log_checkpoints,
+                sa.and_(
+                    log_checkpoints.c.tenant_id == log_heads.c.tenant_id,
+                    log_checkpoints.c.epoch == log_heads.c.epoch,
+                    log_checkpoints.c.size == log_heads.c.signed_size,
+                ),
+            )
+        )
+        .where(log_heads.c.tenant_id > after, log_heads.c.tenant_id != besides)
+        .order_by(log_heads.c.tenant_id)
+        .limit(limit)
+    )
+    if since is not None:
+        statement = statement.where(log_heads.c.updated_at > since)
+    return connection.execute(statement).mappings().all()
 
 
 def get_overview(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
-from app.db.dialect import insert
+from app.db.dialect import different, insert
 from app.domains.logs.models.ledger import (
     IdempotencyState,
 )
@@ -60,14 +61,17 @@ def get_key(connection: DriverConnection, *, tenant_id: str, key: str) -> Row | 
     )
 
 
-def delete_answers(connection: DriverConnection, *, tenant_id: str, prefix: str, text: str | None) -> None:
-    """Delete the keys of operations with this prefix whose stored answers hold a text, or of all of them."""
+def delete_answers(
+    connection: DriverConnection, *, tenant_id: str, prefix: str, texts: Sequence[str] | None
+) -> None:
+    """Delete the keys of operations with this prefix whose answers hold one of the texts, or of all."""
     key = idempotency_keys.c
     statement = idempotency_keys.delete().where(
         key.tenant_id == tenant_id, key.operation.startswith(prefix, autoescape=True)
     )
-    if text is not None:
-        statement = statement.where(key.response.contains(text, autoescape=True))
+    if texts is not None:
+        holds = (key.response.contains(text, autoescape=True) for text in texts)
+        statement = statement.where(sa.or_(sa.false(), *holds))
     connection.execute(statement)
 
 
@@ -106,3 +110,12 @@ def delete_expired(connection: DriverConnection, *, tenant_id: str, now: datetim
         .returning(idempotency_keys.c.key)
     )
     return len(connection.scalars(statement).all())
+
+
+def list_tenants_due(
+    connection: DriverConnection, *, now: datetime
+) -> Sequence[str]:  # gate: DRV-006 - maintenance serves all tenants
+    """Return the tenants that have keys that expired until now."""
+    tenant = idempotency_keys.c.tenant_id
+    due = sa.select(tenant).where(idempotency_keys.c.expires_at <= now)  # gate: SCOPE-001 - all tenants
+    return connection.scalars(different(due)).all()

@@ -1,4 +1,4 @@
-"""Logs L6: leaves by the numbered row that they are about."""
+"""Logs L6: leaves by what they are about: a numbered row, or the log itself."""
 
 from __future__ import annotations
 
@@ -43,3 +43,14 @@ def list_beyond(
         .limit(limit)
     )
     return connection.execute(statement).mappings().all()
+
+
+def find_newest(connection: DriverConnection, *, tenant_id: str, type_name: str) -> Row | None:
+    """Return the newest leaf of a type of facts without a row."""
+    statement = (
+        sa.select(_L.fact_id, _L.statement, _L.created_at)
+        .where(_L.tenant_id == tenant_id, _L.ref_table.is_(None), _L.type == type_name)
+        .order_by(_L.fact_id.desc())
+        .limit(1)
+    )
+    return connection.execute(statement).mappings().one_or_none()

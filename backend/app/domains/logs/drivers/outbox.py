@@ -9,6 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
+from app.db.dialect import different
 from app.domains.logs.tables import outbox
 
 _ALL = tuple(outbox.c)
@@ -25,17 +26,24 @@ def lock_due(
     """Hold the oldest events that are due and not given up; what another worker holds is passed over."""
     statement = (
         sa.select(outbox.c.event_id, outbox.c.body, outbox.c.attempts)
-        .where(
-            outbox.c.tenant_id == tenant_id,
-            outbox.c.delivered_at.is_(None),
-            outbox.c.next_at <= now,
-            outbox.c.attempts < max_attempts,
-        )
+        .where(outbox.c.tenant_id == tenant_id, _due(now, max_attempts))
         .order_by(outbox.c.event_id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
     return connection.execute(statement).mappings().all()
+
+
+def list_tenants_due(
+    connection: DriverConnection, *, now: datetime, max_attempts: int
+) -> Sequence[str]:  # gate: DRV-006 - maintenance serves all tenants
+    """Return the tenants that have events that are due and not given up."""
+    due = sa.select(outbox.c.tenant_id).where(_due(now, max_attempts))  # gate: SCOPE-001 - all tenants
+    return connection.scalars(different(due)).all()
+
+
+def _due(now: datetime, max_attempts: int) -> sa.ColumnElement[bool]:
+    return sa.and_(outbox.c.delivered_at.is_(None), outbox.c.next_at <= now, outbox.c.attempts < max_attempts)
 
 
 def set_claimed(

@@ -124,7 +124,7 @@ def list_indices(
         log_entries.c.epoch == epoch,
         among(connection, log_entries.c.fact_id, fact_ids),
     )
-    return {row.fact_id: row.idx for row in connection.execute(statement)}
+    return {fact_id: idx for fact_id, idx in connection.execute(statement)}  # noqa: C416 - mypy sees rows
 
 
 def list_queued(connection: DriverConnection, fact_ids: Sequence[str], *, tenant_id: str) -> set[str]:

@@ -55,7 +55,7 @@ def list_entries(
 
 def insert_result(connection: DriverConnection, row: Mapping[str, Any], *, tenant_id: str) -> None:
     """Insert what a verification found."""
-    connection.execute(log_verifications.insert().values({**row, "tenant_id": tenant_id}))
+    connection.execute(log_verifications.insert(), {**row, "tenant_id": tenant_id})
 
 
 def get_result(connection: DriverConnection, *, tenant_id: str, verification_id: str) -> Row | None:
@@ -84,12 +84,12 @@ def list_results(
 
 
 def get_newest(
-    connection: DriverConnection, *, tenant_id: str, kinds: Sequence[str], status: str
+    connection: DriverConnection, *, tenant_id: str, epoch: int, kinds: Sequence[str], status: str
 ) -> Row | None:
     """Return the newest result of these kinds with this status."""
     statement = (
         sa.select(*_COLUMNS)
-        .where(_V.tenant_id == tenant_id, _V.kind.in_(kinds), _V.status == status)
+        .where(_V.tenant_id == tenant_id, _V.epoch == epoch, _V.kind.in_(kinds), _V.status == status)
         .order_by(_V.finished_at.desc(), bytewise(connection, _V.verification_id).desc())
         .limit(1)
     )
@@ -97,22 +97,23 @@ def get_newest(
 
 
 def get_verified_size(
-    connection: DriverConnection, *, tenant_id: str, kinds: Sequence[str], status: str
+    connection: DriverConnection, *, tenant_id: str, epoch: int, kinds: Sequence[str], status: str
 ) -> int:
     """Return up to which index results of these kinds have this status; 0 when there is none."""
     statement = sa.select(sa.func.max(_V.to_idx)).where(
-        _V.tenant_id == tenant_id, _V.kind.in_(kinds), _V.status == status
+        _V.tenant_id == tenant_id, _V.epoch == epoch, _V.kind.in_(kinds), _V.status == status
     )
     return int(connection.scalars(statement).one() or 0)
 
 
 def list_open_failures(
-    connection: DriverConnection, *, tenant_id: str, failed: str, verified: str, limit: int
+    connection: DriverConnection, *, tenant_id: str, epoch: int, failed: str, verified: str, limit: int
 ) -> Sequence[Row]:
     """Return failed results whose range no later verified result covers, newest first."""
     later = log_verifications.alias("later")
     covered = sa.exists().where(
         later.c.tenant_id == _V.tenant_id,
+        later.c.epoch == _V.epoch,
         later.c.status == verified,
         later.c.finished_at > _V.finished_at,
         later.c.from_idx <= _V.from_idx,
@@ -120,7 +121,7 @@ def list_open_failures(
     )
     statement = (
         sa.select(*_COLUMNS)
-        .where(_V.tenant_id == tenant_id, _V.status == failed, ~covered)
+        .where(_V.tenant_id == tenant_id, _V.epoch == epoch, _V.status == failed, ~covered)
         .order_by(_V.finished_at.desc(), bytewise(connection, _V.verification_id).desc())
         .limit(limit)
     )

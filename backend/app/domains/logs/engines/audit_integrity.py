@@ -12,7 +12,7 @@ from app.domains.logs.drivers import governed_rows, ledger_windows
 from app.domains.logs.drivers import leaves as leaves_driver
 from app.domains.logs.engines import inclusion
 from app.domains.logs.engines.inclusion import LogFacts
-from app.domains.logs.engines.note import SigningKey
+from app.domains.logs.engines.keys import KeyRing
 from app.domains.logs.engines.recorded import Recorded, check_envelope, read, stands
 from app.domains.logs.engines.row_check import check_rows
 from app.domains.logs.engines.row_reading import RowFacts, Subject, commitments_erased, tolerant
@@ -54,7 +54,7 @@ def read_ledger(
     tenant_id: str,
     since: datetime | None,
     until: datetime | None,
-    key: SigningKey | None,
+    keys: KeyRing | None,
 ) -> LedgerFacts:
     """Return the newest entries of [since, until), at most 10 000, with all that the log says of them."""
     places = ledger_windows.list_places(
@@ -75,7 +75,7 @@ def read_ledger(
         facts=facts,
         unlogged=sorted(entry_id for fact_id, entry_id in fact_ids.items() if fact_id not in known),
         erased=commitments_erased([fact for fact in read(erased) if fact.said is not None]),
-        log=inclusion.read_log(connection, leaves, tenant_id=tenant_id, key=key),
+        log=inclusion.read_log(connection, leaves, tenant_id=tenant_id, keys=keys),
     )
 
 

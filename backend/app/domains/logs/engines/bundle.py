@@ -152,14 +152,17 @@ def pre_authentication_encoding(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-def envelope(payload: str, key: SigningKey) -> dict[str, Any]:
+def envelope(payload: str, signers: Sequence[SigningKey]) -> dict[str, Any]:
     """Return the DSSE envelope of a manifest; Ed25519 makes the same one each time."""
     data = payload.encode()
-    signature = key.private.sign(pre_authentication_encoding(PAYLOAD_TYPE, data))
+    signed = pre_authentication_encoding(PAYLOAD_TYPE, data)
     return {
         "payloadType": PAYLOAD_TYPE,
         "payload": base64.b64encode(data).decode(),
-        "signatures": [{"keyid": sha256_hex(key.public), "sig": base64.b64encode(signature).decode()}],
+        "signatures": [
+            {"keyid": sha256_hex(key.public), "sig": base64.b64encode(key.private.sign(signed)).decode()}
+            for key in signers
+        ],
     }
 
 

@@ -10,8 +10,10 @@ from typing import Any
 from app.db.connection import DriverConnection, Row
 from app.domains.logs.drivers import checkpoints as driver
 from app.domains.logs.drivers import heads as heads_driver
+from app.domains.logs.engines import keys as log_keys
 from app.domains.logs.engines import note
-from app.domains.logs.engines.note import Checkpoint, NoteError, SigningKey
+from app.domains.logs.engines.keys import KeyRing
+from app.domains.logs.engines.note import Checkpoint, NoteError, SigningKey, VerifierKey
 from app.domains.logs.engines.sequence import tile_loader
 from app.domains.logs.engines.tiles import MissingTileError, TileTree
 from app.domains.logs.errors import checkpoint_not_found, no_signing_key
@@ -55,12 +57,12 @@ def says(text: str, size: int, root: str) -> bool:
 
 
 def judge(
-    connection: DriverConnection, head: Row, earlier: Sequence[str], *, tenant_id: str, key: SigningKey
+    connection: DriverConnection, head: Row, earlier: Sequence[str], *, tenant_id: str, keys: KeyRing
 ) -> HaltReason | None:
     """Return why this head must not be signed after these notes; None when it continues all of them."""
     tree = TileTree(head["size"], tile_loader(connection, tenant_id=tenant_id, epoch=head["epoch"]))
     for text in earlier:
-        checkpoint = _trusted(text, head["origin"], key)
+        checkpoint = _trusted(text, head["origin"], keys)
         if checkpoint is None:
             return HaltReason.BAD_SIGNATURE
         reason = check_continues(checkpoint, head, tree)
@@ -69,11 +71,11 @@ def judge(
     return None if _root_of(tree) == head["root"] else HaltReason.INCONSISTENT
 
 
-def _trusted(text: str, origin: str, key: SigningKey) -> Checkpoint | None:
+def _trusted(text: str, origin: str, keys: KeyRing) -> Checkpoint | None:
     try:
         read = note.parse_note(text)
         checkpoint = note.parse_checkpoint(read.text)
-        trusted = note.is_signed_by(read, note.parse_vkey(key.vkey(origin)))
+        trusted = keys.opens(read, origin)
     except NoteError:
         return None
     return checkpoint if trusted and checkpoint.origin == origin else None
@@ -103,12 +105,12 @@ def _root_of(tree: TileTree) -> str | None:
         return None
 
 
-def sign(head: Row, *, key: SigningKey) -> Signed:
-    """Return the checkpoint of a head that has been judged."""
+def sign(head: Row, *, signers: Sequence[SigningKey]) -> Signed:
+    """Return the checkpoint of a head that has been judged, with the signature of each key."""
     origin = head["origin"]
     checkpoint = Checkpoint(origin, head["size"], bytes.fromhex(head["root"]))
-    text = note.sign(checkpoint.text(), name=origin, key=key)
-    return Signed(checkpoint, text, (note.key_id(origin, key.public).hex(),))
+    text = log_keys.sign(checkpoint.text(), name=origin, keys=signers)
+    return Signed(checkpoint, text, tuple(note.key_id(origin, key.public).hex() for key in signers))
 
 
 def record(
@@ -145,6 +147,27 @@ def require_note(
         connection, tenant_id=tenant_id, epoch=found["epoch"], size=found["size"]
     )
     return found, found["note"] + "".join(f"{line}\n" for line in lines)
+
+
+def get_at(connection: DriverConnection, head: Row, *, tenant_id: str, size: int) -> Row | None:
+    """Return the checkpoint of a size in the newest epoch."""
+    return driver.get_checkpoint(connection, tenant_id=tenant_id, epoch=head["epoch"], size=size)
+
+
+def add_cosignatures(
+    connection: DriverConnection,
+    lines: Sequence[tuple[VerifierKey, str]],
+    *,
+    tenant_id: str,
+    epoch: int,
+    size: int,
+    now: datetime,
+) -> int:
+    """Store lines that have been verified; return how many are new."""
+    rows = {(key.name, key.key_id.hex()): (key.name, key.key_id.hex(), line) for key, line in lines}
+    return driver.insert_cosignatures(
+        connection, list(rows.values()), tenant_id=tenant_id, epoch=epoch, size=size, now=now
+    )
 
 
 def list_page(

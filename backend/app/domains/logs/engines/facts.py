@@ -130,7 +130,7 @@ def _leaf(
         "type": fact.type,
         "v": STATEMENT_VERSION,
         "ref_table": fact.table,
-        "ref_key": dumps(fact.key),
+        "ref_key": None if fact.key is None else dumps(fact.key),
         "ref_version": fact.version,
         "run_id": run_id,
         "attempt": fact.attempt,

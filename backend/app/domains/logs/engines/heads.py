@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from app.db.connection import DriverConnection, Row
 from app.domains.logs.drivers import heads as driver
+from app.domains.logs.engines import leaf_lookup
 from app.domains.logs.models.tree import (
     HaltReason,
     LogState,
@@ -16,6 +17,9 @@ from app.kernel.merkle import EMPTY_ROOT
 
 FIRST_EPOCH = 1
 SYSTEM = "_system"
+ANCHOR_INTERVAL = timedelta(hours=1)
+ANCHOR_MARGIN = timedelta(minutes=5)
+ANCHORS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,14 @@ def open_log(
     _insert(connection, tenant_id=tenant_id, prefix=prefix or own, now=now)
 
 
-def _insert(connection: DriverConnection, *, tenant_id: str, prefix: str, now: datetime) -> None:
+def _insert(
+    connection: DriverConnection, *, tenant_id: str, prefix: str, now: datetime, epoch: int = FIRST_EPOCH
+) -> None:
     driver.insert_head(
         connection,
         tenant_id=tenant_id,
-        epoch=FIRST_EPOCH,
-        origin=f"{prefix}/{tenant_id}/{FIRST_EPOCH}",
+        epoch=epoch,
+        origin=f"{prefix}/{tenant_id}/{epoch}",
         root=EMPTY_ROOT.hex(),
         state=LogState.ACTIVE.value,
         now=now,
@@ -105,6 +111,28 @@ def resume(connection: DriverConnection, *, tenant_id: str, epoch: int, now: dat
     )
 
 
+def open_epoch(connection: DriverConnection, head: Row, *, tenant_id: str, now: datetime) -> str | None:
+    """Close an ACTIVE or HALTED log and make the head of its next epoch; return the new origin.
+
+    None: somebody else has moved it to another state, or CLOSED it, which is final.
+    """
+    closed = head["state"] != LogState.CLOSED and driver.set_state(
+        connection,
+        tenant_id=tenant_id,
+        epoch=head["epoch"],
+        expected=head["state"],
+        state=LogState.CLOSED.value,
+        reason=head["halted_reason"],
+        now=now,
+    )
+    if not closed:
+        return None
+    epoch = int(head["epoch"]) + 1
+    prefix = str(head["origin"]).rsplit("/", 2)[0]
+    _insert(connection, tenant_id=tenant_id, prefix=prefix, epoch=epoch, now=now)
+    return f"{prefix}/{tenant_id}/{epoch}"
+
+
 def count_waiting(connection: DriverConnection, *, tenant_id: str) -> int:
     """Return how many facts of the tenant wait for the sequencer."""
     return driver.count_waiting(connection, tenant_id=tenant_id)
@@ -122,6 +150,27 @@ def list_unsigned_tenants(
     return driver.list_tenants_unsigned(
         connection, state=LogState.ACTIVE.value, signed_before=signed_before, limit=limit
     )
+
+
+def list_unanchored(connection: DriverConnection, *, now: datetime) -> Iterator[Row]:
+    """Yield origin, size and root of the tenants' logs that changed since the system's log last told theirs.
+
+    None is due before an hour has passed since then.
+    """
+    last = leaf_lookup.last_anchored_at(connection, tenant_id=SYSTEM)
+    if last is not None and now - last < ANCHOR_INTERVAL:
+        return
+    # A head may have been written before that moment and committed after it: what is near it is told twice.
+    since = None if last is None else last - ANCHOR_MARGIN
+    after = ""
+    while True:
+        rows = driver.list_signed_since(
+            connection, since=since, besides=SYSTEM, after=after, limit=ANCHORS_AT_ONCE
+        )
+        yield from rows
+        if len(rows) < ANCHORS_AT_ONCE:
+            return
+        after = rows[-1]["tenant_id"]
 
 
 def get_overview(connection: DriverConnection, *, limit: int) -> LogOverview:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from app.db.connection import DriverConnection
@@ -38,18 +39,23 @@ def claim(
 
 
 def forget_answers(
-    connection: DriverConnection, *, tenant_id: str, prefix: str, text: str | None = None
+    connection: DriverConnection, *, tenant_id: str, prefix: str, texts: Sequence[str] | None = None
 ) -> None:
-    """Forget the keys of operations with this prefix whose answers hold a text, or (null) of all of them.
+    """Forget the keys of operations with this prefix whose answers hold a text of these, or (null) of all.
 
     What is destroyed must not live on in an answer that a key replays. A forgotten key is like a new one.
     """
-    driver.delete_answers(connection, tenant_id=tenant_id, prefix=prefix, text=text)
+    driver.delete_answers(connection, tenant_id=tenant_id, prefix=prefix, texts=texts)
 
 
 def forget_expired(connection: DriverConnection, *, tenant_id: str, now: datetime, limit: int) -> int:
     """Forget keys whose day is over, at most `limit`, and return how many."""
     return driver.delete_expired(connection, tenant_id=tenant_id, now=now, limit=limit)
+
+
+def list_tenants_due(connection: DriverConnection, *, now: datetime) -> Sequence[str]:
+    """Return the tenants that have keys whose day is over."""
+    return driver.list_tenants_due(connection, now=now)
 
 
 def complete(connection: DriverConnection, *, tenant_id: str, key: str, response: str | None) -> None:

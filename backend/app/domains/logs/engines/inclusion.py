@@ -11,7 +11,8 @@ from app.domains.logs.drivers import checkpoints as checkpoints_driver
 from app.domains.logs.drivers import heads as heads_driver
 from app.domains.logs.drivers import tree as driver
 from app.domains.logs.engines import note
-from app.domains.logs.engines.note import Checkpoint, NoteError, SigningKey
+from app.domains.logs.engines.keys import KeyRing
+from app.domains.logs.engines.note import Checkpoint, NoteError
 from app.domains.logs.engines.row_reading import tolerant
 from app.domains.logs.engines.sequence import tile_loader
 from app.domains.logs.engines.tiles import MissingTileError, TileTree
@@ -30,7 +31,7 @@ class LogFacts:
     indices: Mapping[str, int]
     queued: frozenset[str]
     tree: TileTree
-    key: SigningKey | None
+    keys: KeyRing | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +46,14 @@ class LogVerdict:
 
 
 def read_log(
-    connection: DriverConnection, leaves: Sequence[Leaf], *, tenant_id: str, key: SigningKey | None
+    connection: DriverConnection, leaves: Sequence[Leaf], *, tenant_id: str, keys: KeyRing | None
 ) -> LogFacts:
-    """Return what the log holds of these leaves, and the key that its checkpoints should be signed with."""
+    """Return what the log holds of these leaves, and the keys that its checkpoints may be signed with."""
     head = tolerant(heads_driver.get_head, connection, tenant_id=tenant_id)
     fact_ids = [leaf["fact_id"] for leaf in leaves]
     if head is None:
         queued = driver.list_queued(connection, fact_ids, tenant_id=tenant_id)
-        return LogFacts(None, None, {}, frozenset(queued), TileTree(0, lambda _: {}), key)
+        return LogFacts(None, None, {}, frozenset(queued), TileTree(0, lambda _: {}), keys)
     epoch = head["epoch"]
     indices = driver.list_indices(connection, fact_ids, tenant_id=tenant_id, epoch=epoch)
     missing = [name for name in fact_ids if name not in indices]
@@ -62,7 +63,7 @@ def read_log(
     )
     load = tile_loader(connection, tenant_id=tenant_id, epoch=epoch)
     tree = TileTree(checkpoint["size"] if checkpoint else 0, load)
-    return LogFacts(head, checkpoint, indices, frozenset(queued), tree, key)
+    return LogFacts(head, checkpoint, indices, frozenset(queued), tree, keys)
 
 
 def verify_inclusion(leaves: Sequence[Leaf], facts: LogFacts) -> LogVerdict:
@@ -87,6 +88,7 @@ def _verdict(leaves: Sequence[Leaf], facts: LogFacts) -> LogVerdict:
     if facts.checkpoint is None:
         return LogVerdict("UNSIGNED", origin, 0, None)
     size, root = facts.checkpoint["size"], facts.checkpoint["root"]
+    signed = Checkpoint(str(origin), size, bytes.fromhex(root))
     covered = {
         facts.indices[leaf["fact_id"]]: bytes.fromhex(leaf_hash(leaf["statement"]))
         for leaf in leaves
@@ -94,22 +96,22 @@ def _verdict(leaves: Sequence[Leaf], facts: LogFacts) -> LogVerdict:
     }
     if (
         size > head_size
-        or not _opens(facts.checkpoint["note"], Checkpoint(str(origin), size, bytes.fromhex(root)), facts.key)
+        or not _opens(facts.checkpoint["note"], signed, facts.keys)
         or not _gives(covered, facts.tree, root)
     ):
         return LogVerdict("FAILED", origin, size, root, "LOG_MISMATCH")
     return LogVerdict("INCLUDED" if len(covered) == len(leaves) else "PENDING", origin, size, root)
 
 
-def _opens(text: str, wanted: Checkpoint, key: SigningKey | None) -> bool:
+def _opens(text: str, wanted: Checkpoint, keys: KeyRing | None) -> bool:
     try:
         read = note.parse_note(text)
         if note.parse_checkpoint(read.text) != wanted:
             return False
     except NoteError:
         return False
-    # A process without the key cannot judge the signature; whoever holds the verifier key can.
-    return key is None or note.is_signed_by(read, note.parse_vkey(key.vkey(wanted.origin)))
+    # A process without the keys cannot judge the signature; whoever holds a verifier key can.
+    return keys is None or keys.opens(read, wanted.origin)
 
 
 def _gives(covered: Mapping[int, bytes], tree: TileTree, root: str) -> bool:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 ED25519: Final = b"\x01"
+COSIGNATURE: Final = b"\x04"
 ORIGIN: Final = re.compile(r"(?!DSSEv1)[^\s+]{1,400}")
 _DASH: Final = "\N{EM DASH} "
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -41,9 +42,8 @@ class SigningKey:
         return self.private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
     def vkey(self, name: str) -> str:
-        """Return the verifier key `<name>+<key id>+<base64 of type and public key>`."""
-        encoded = base64.b64encode(ED25519 + self.public).decode()
-        return f"{name}+{key_id(name, self.public).hex()}+{encoded}"
+        """Return the verifier key under a name."""
+        return vkey(name, self.public)
 
     def pem(self) -> bytes:
         """Return the key as PEM PKCS#8, as it stands in its file."""
@@ -66,9 +66,14 @@ def read_key(pem: bytes) -> SigningKey:
     return SigningKey(private)
 
 
-def key_id(name: str, public: bytes) -> bytes:
+def key_id(name: str, public: bytes, *, kind: bytes = ED25519) -> bytes:
     """Return the 4 bytes that name a key in a signature line."""
-    return hashlib.sha256(name.encode() + b"\n" + ED25519 + public).digest()[:4]
+    return hashlib.sha256(name.encode() + b"\n" + kind + public).digest()[:4]
+
+
+def vkey(name: str, public: bytes) -> str:
+    """Return the verifier key `<name>+<key id>+<base64 of type and public key>`."""
+    return f"{name}+{key_id(name, public).hex()}+{base64.b64encode(ED25519 + public).decode()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +85,15 @@ class VerifierKey:
     public: bytes
 
 
-def parse_vkey(text: str) -> VerifierKey:
-    """Return the key of a vkey text; NoteError when its parts do not belong together."""
+def parse_vkey(text: str, *, kind: bytes = ED25519) -> VerifierKey:
+    """Return the key of a vkey text; NoteError when its parts do not belong together, or of another kind."""
     parts = text.strip().split("+", 2)
     if len(parts) != 3 or not ORIGIN.fullmatch(parts[0]):
         raise NoteError("a verifier key is <name>+<key id>+<base64>")
     raw = _unbase64(parts[2])
-    if len(raw) != 33 or raw[:1] != ED25519:
-        raise NoteError("this verifier key is not an Ed25519 key")
-    key = VerifierKey(parts[0], key_id(parts[0], raw[1:]), raw[1:])
+    if len(raw) != 33 or raw[:1] != kind:
+        raise NoteError("this verifier key is of another kind")
+    key = VerifierKey(parts[0], key_id(parts[0], raw[1:], kind=kind), raw[1:])
     if key.key_id.hex() != parts[1]:
         raise NoteError("the key id is not the one of this name and key")
     return key
@@ -122,18 +127,20 @@ def parse_note(note: str) -> Note:
     text, blank, lines = note.rpartition("\n\n")
     if not blank or not text or not lines.endswith("\n"):
         raise NoteError("a note is text, an empty line, and signature lines")
-    signatures = []
-    for line in lines[:-1].split("\n"):
-        name, _, encoded = line.removeprefix(_DASH).partition(" ")
-        value = _unbase64(encoded)
-        if not line.startswith(_DASH) or not ORIGIN.fullmatch(name) or len(value) < 5:
-            raise NoteError("a signature line is a dash, a name and base64")
-        signatures.append(Signature(name, value[:4], value[4:]))
-    return Note(text + "\n", tuple(signatures))
+    return Note(text + "\n", tuple(parse_signature(line) for line in lines[:-1].split("\n")))
 
 
-def is_signed_by(note: Note, key: VerifierKey) -> bool:
-    """Tell whether the note has a valid signature of this key, and no invalid one."""
+def parse_signature(line: str) -> Signature:
+    """Return a signature line without its line feed; NoteError for any other form."""
+    name, _, encoded = line.removeprefix(_DASH).partition(" ")
+    value = _unbase64(encoded)
+    if not line.startswith(_DASH) or not ORIGIN.fullmatch(name) or len(value) < 5:
+        raise NoteError("a signature line is a dash, a name and base64")
+    return Signature(name, value[:4], value[4:])
+
+
+def signature_holds(note: Note, key: VerifierKey) -> bool | None:
+    """Tell whether the key's signatures under the note are valid; None when it has none there."""
     mine = [s for s in note.signatures if (s.name, s.key_id) == (key.name, key.key_id)]
     public = Ed25519PublicKey.from_public_bytes(key.public)
     for signature in mine:
@@ -141,7 +148,7 @@ def is_signed_by(note: Note, key: VerifierKey) -> bool:
             public.verify(signature.value, note.text.encode())
         except InvalidSignature:
             return False
-    return bool(mine)
+    return True if mine else None
 
 
 @dataclass(frozen=True, slots=True)

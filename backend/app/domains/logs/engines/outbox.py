@@ -43,6 +43,11 @@ def claim_due(
     return claimed
 
 
+def list_tenants_due(connection: DriverConnection, *, now: datetime) -> Sequence[str]:
+    """Return the tenants that have due events."""
+    return driver.list_tenants_due(connection, now=now, max_attempts=MAX_ATTEMPTS)
+
+
 def settle(
     connection: DriverConnection,
     *,

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
-from app.kernel.canonical_json import dumps, loads
-from app.kernel.clock import format_time
+from app.kernel.canonical_json import is_text_of, loads
+from app.kernel.clock import is_text_of as is_text_of_time
 from app.kernel.hashing import leaf_hash
 
 Leaf = Mapping[str, Any]
-# Statement member and the leaf's own column that repeats it.
-_REPEATED = (
-    ("type", "type"),
-    ("v", "v"),
-    ("table", "ref_table"),
-    ("version", "ref_version"),
-)
+# Members of a statement beside tenant, run, key and time, and the leaf's own columns that repeat them.
+_ENVELOPE = itemgetter("tenant", "run", "fact", "no", "late", "attempt", "type", "v", "table", "version")
+_COLUMNS = itemgetter("fact_id", "fact_no", "late", "attempt", "type", "v", "ref_table", "ref_version")
 _FOREIGN = "FOREIGN_FACT"
 _MISMATCH = "LOG_MISMATCH"
 
@@ -60,8 +57,11 @@ def _said(leaf: Leaf) -> Mapping[str, Any] | None:
         said = loads(leaf["statement"])
     except ValueError:
         return None
-    well = isinstance(said, dict) and isinstance(said.get("body"), dict) and isinstance(said.get("key"), list)
-    return said if well else None
+    if not isinstance(said, dict) or not isinstance(said.get("body"), dict):
+        return None
+    # A fact without a row has no key.
+    keyed = isinstance(said.get("key"), list) if said.get("table") is not None else said.get("key") is None
+    return said if keyed else None
 
 
 def check_envelope(recorded: Recorded, *, tenant_id: str, run_id: str | None) -> str | None:
@@ -73,24 +73,29 @@ def check_envelope(recorded: Recorded, *, tenant_id: str, run_id: str | None) ->
     said, leaf = recorded.said, recorded.leaf
     if said is None:
         return None
-    wanted = {
-        "tenant": tenant_id,
-        "fact": leaf["fact_id"],
-        "run": leaf["run_id"] if run_id is None else run_id,
-    }
-    if any(said.get(name) != value for name, value in wanted.items()):
+    run = leaf["run_id"] if run_id is None else run_id
+    if _is_repeated(said, (tenant_id, run, *_COLUMNS(leaf))) and _is_same(said, leaf):
+        return None
+    if (said.get("tenant"), said.get("fact"), said.get("run")) != (tenant_id, leaf["fact_id"], run):
         return _FOREIGN
     if (said.get("no"), said.get("late")) != (leaf["fact_no"], leaf["late"]):
         return "FACT_GAP"
     if said.get("attempt") != leaf["attempt"]:
         return _FOREIGN
-    if any(said.get(member) != leaf[column] for member, column in _REPEATED):
-        return _MISMATCH
-    return None if _is_same(said, leaf) else _MISMATCH
+    return _MISMATCH
+
+
+def _is_repeated(said: Mapping[str, Any], columns: tuple[Any, ...]) -> bool:
+    try:
+        return bool(_ENVELOPE(said) == columns)
+    except KeyError:
+        return False
 
 
 def _is_same(said: Mapping[str, Any], leaf: Leaf) -> bool:
     try:
-        return bool(format_time(leaf["created_at"]) == said["at"] and dumps(said["key"]) == leaf["ref_key"])
+        key, text = said["key"], leaf["ref_key"]
+        same = text is None if key is None else is_text_of(text, key)
+        return same and is_text_of_time(said["at"], leaf["created_at"])
     except (AttributeError, KeyError, TypeError, ValueError):
         return False

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.db.connection import Row
-from app.db.governed import Governed, column_default, difference
+from app.db.governed import Governed, column_default, difference, differences
 from app.domains.logs.engines.row_reading import Claim, RowFacts, Subject
 from app.kernel.canonical_json import dumps, loads
-from app.kernel.clock import format_time
+from app.kernel.clock import is_text_of as is_text_of_time
 from app.kernel.hashing import protected_commit
 
 COMMIT = "protected_commit"
@@ -74,35 +74,26 @@ def _differing(subject: Subject, row: Row) -> Iterator[str]:
         if row["fact_id"] != subject.fact.fact_id:
             yield "fact_id"
         yield from (name for name, part in zip(entry.key, said["key"], strict=False) if row[name] != part)
-        yield from _unlike(entry, row, _members(entry, said))
+        yield from _unlike(entry, row, said)
         yield from _unlike_envelope(subject, row, said)
         return
     yield from _unlike_claims(entry, row, _newest_first(subject.claims))
 
 
-def _members(entry: Governed, said: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a whole-row statement says of each hashed column.
+def _unlike(entry: Governed, row: Row, said: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the columns that differ from a whole-row statement.
 
     A column that did not exist yet when the statement was written must hold its declared default.
     """
     body = said["body"]
-    if said["type"] in entry.bodies:
-        return {name: body[name] for name in entry.hashed if name in body}
-    return {name: body[name] if name in body else _Default(entry, name) for name in entry.hashed}
-
-
-@dataclass(frozen=True, slots=True)
-class _Default:
-    entry: Governed
-    name: str
-
-
-def _unlike(entry: Governed, row: Row, members: Mapping[str, Any]) -> Iterator[str]:
-    for name, stated in members.items():
-        if isinstance(stated, _Default):
-            if row[name] != column_default(entry, name):
+    if said["type"] not in entry.bodies and body.keys() >= entry.hashed_names:
+        yield from differences(entry, row, body)
+        return
+    for name in entry.hashed:
+        if name in body:
+            if difference(entry, row, name, body[name]):
                 yield name
-        elif difference(entry, row, name, stated):
+        elif said["type"] not in entry.bodies and row[name] != column_default(entry, name):
             yield name
 
 
@@ -111,10 +102,10 @@ def _unlike_envelope(subject: Subject, row: Row, said: Mapping[str, Any]) -> Ite
     head = subject.entry.mode == "HEAD"
     if head and row["version"] != said["version"]:
         yield "version"
-    if head and "updated_at" in row and _time(row["updated_at"]) != said["at"]:
+    if head and "updated_at" in row and not is_text_of_time(said["at"], row["updated_at"]):
         yield "updated_at"
     since = subject.since if head else said["at"]
-    if since is not None and "created_at" in row and _time(row["created_at"]) != since:
+    if since is not None and "created_at" in row and not is_text_of_time(since, row["created_at"]):
         yield "created_at"
 
 
@@ -134,15 +125,13 @@ def _unlike_claims(entry: Governed, row: Row, claims: Sequence[Claim]) -> Iterat
             image = next((claim for claim in claims if claim.is_image and name in claim.stated), None)
             if image is not None and difference(entry, row, name, image.stated[name]):
                 yield name
-    elif "created_at" in row and claims and not entry.bodies and _time(row["created_at"]) != claims[-1].at:
+    elif (
+        "created_at" in row
+        and claims
+        and not entry.bodies
+        and not is_text_of_time(claims[-1].at, row["created_at"])
+    ):
         yield "created_at"
-
-
-def _time(value: Any) -> str | None:
-    try:
-        return format_time(value)
-    except (AttributeError, ValueError):
-        return None
 
 
 def _value_state(subject: Subject, row: Row, erased: frozenset[str]) -> tuple[str | None, str | None]:

@@ -270,6 +270,18 @@ class _Reader:
         return {dumps([row[name] for name in entry.key]): row for row in rows}
 
 
+def commitments_named(connection: DriverConnection, subjects: Sequence[Subject]) -> frozenset[str]:
+    """Return the commitments that the erasures list which these rows name, each in its own tenant's log."""
+    named: dict[str, set[str]] = {}
+    for row in (subject.row for subject in subjects):
+        if row is not None and isinstance(row.get("erased_fact_id"), str):
+            named.setdefault(row["tenant_id"], set()).add(row["erased_fact_id"])
+    found: list[Recorded] = []
+    for tenant_id, fact_ids in named.items():
+        found += read(tolerant(leaves_driver.list_known, connection, sorted(fact_ids), tenant_id=tenant_id))
+    return commitments_erased([fact for fact in found if fact.said and fact.said["type"] == ERASURE])
+
+
 def commitments_erased(erasures: Sequence[Recorded]) -> frozenset[str]:
     """Return the commitments that erasure facts list."""
     listed: set[str] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from app.db.connection import DriverConnection, Row
 from app.domains.logs.drivers import ledger as driver
@@ -96,7 +97,7 @@ def list_entries(
         before=before,
         limit=limit,
     )
-    return [AuditEntry.model_validate({name: row[name] for name in AuditEntry.model_fields}) for row in rows]
+    return [AuditEntry.model_validate(_members(row)) for row in rows]
 
 
 def get_entry(connection: DriverConnection, *, tenant_id: str, entry_id: str) -> AuditEntryDetail:
@@ -107,5 +108,10 @@ def get_entry(connection: DriverConnection, *, tenant_id: str, entry_id: str) ->
     states = {
         name: None if row[name] is None else loads(row[name]) for name in ("before_state", "after_state")
     }
-    members = {name: row[name] for name in AuditEntry.model_fields}
-    return AuditEntryDetail.model_validate({**members, **states})
+    return AuditEntryDetail.model_validate({**_members(row), **states})
+
+
+def _members(row: Row) -> dict[str, Any]:
+    members = {name: row[name] for name in AuditEntry.model_fields if name != "protected_state"}
+    held = "INTACT" if row["erased_fact_id"] is None else "ERASED"
+    return {**members, "protected_state": None if row["protected_commit"] is None else held}

@@ -10,6 +10,7 @@ from app.domains.logs.drivers import checkpoints as checkpoints_driver
 from app.domains.logs.drivers import heads as heads_driver
 from app.domains.logs.drivers import tree as driver
 from app.domains.logs.engines import heads
+from app.domains.logs.engines.leaf_lookup import LOG_EPOCH
 from app.domains.logs.engines.tiles import (
     Growth,
     LoadTiles,
@@ -25,6 +26,7 @@ from app.domains.logs.models.tree import (
     HaltReason,
     LogState,
 )
+from app.kernel.canonical_json import loads
 from app.kernel.hashing import leaf_hash
 from app.kernel.merkle import HASH_BYTES
 
@@ -64,7 +66,13 @@ def integrate(connection: DriverConnection, *, tenant_id: str, limit: int, now: 
     if head is None:
         return Batch()
     epoch, size = head["epoch"], head["size"]
-    waiting = heads_driver.list_waiting(connection, tenant_id=tenant_id, epoch=epoch, limit=limit)
+    # A later epoch begins with the fact that says so, and takes in all older ones after it.
+    opens = size == 0 and epoch > heads.FIRST_EPOCH
+    waiting = heads_driver.list_waiting(
+        connection, tenant_id=tenant_id, epoch=epoch, limit=limit, type_name=LOG_EPOCH if opens else None
+    )
+    if opens:
+        waiting = [row for row in waiting if loads(row["statement"])["body"]["new_origin"] == head["origin"]]
     new = [row for row in waiting if row["idx"] is None]
     edge: Tiles = {}
     reason: HaltReason | None = None
@@ -81,7 +89,9 @@ def integrate(connection: DriverConnection, *, tenant_id: str, limit: int, now: 
         size = growth.size
     if waiting:
         heads_driver.delete_waiting(connection, [row["fact_id"] for row in waiting], tenant_id=tenant_id)
-    return Batch(len(waiting), size)
+    if opens and waiting:
+        heads_driver.queue_leaves(connection, tenant_id=tenant_id, besides=waiting[0]["fact_id"])
+    return Batch(len(waiting), size, opened=opens and bool(waiting))
 
 
 def check_batch(head: Row, edge: Tiles, rows: Sequence[Row], *, signed_size: int) -> HaltReason | None:

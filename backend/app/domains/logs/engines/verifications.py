@@ -61,6 +61,7 @@ def record(
     report: Report,
     *,
     tenant_id: str,
+    epoch: int,
     verification_id: str,
     kind: VerificationKind,
     started_at: datetime,
@@ -69,6 +70,7 @@ def record(
     """Record what a verification found, at most 100 of its failures."""
     row = {
         "verification_id": verification_id,
+        "epoch": epoch,
         "kind": kind.value,
         "from_idx": report.first,
         "to_idx": report.last,
@@ -82,38 +84,44 @@ def record(
     driver.insert_result(connection, row, tenant_id=tenant_id)
 
 
-def verified_size(connection: DriverConnection, *, tenant_id: str) -> int:
+def verified_size(connection: DriverConnection, *, tenant_id: str, epoch: int) -> int:
     """Return up to which size the log was once found as recorded."""
     return driver.get_verified_size(
-        connection, tenant_id=tenant_id, kinds=_PROGRESS, status=VerificationStatus.VERIFIED.value
+        connection,
+        tenant_id=tenant_id,
+        epoch=epoch,
+        kinds=_PROGRESS,
+        status=VerificationStatus.VERIFIED.value,
     )
 
 
-def last_verified_at(connection: DriverConnection, *, tenant_id: str) -> datetime | None:
+def last_verified_at(connection: DriverConnection, *, tenant_id: str, epoch: int) -> datetime | None:
     """Return when anything of the log was last found as recorded."""
     kinds = [kind.value for kind in VerificationKind]
     newest = driver.get_newest(
-        connection, tenant_id=tenant_id, kinds=kinds, status=VerificationStatus.VERIFIED.value
+        connection, tenant_id=tenant_id, epoch=epoch, kinds=kinds, status=VerificationStatus.VERIFIED.value
     )
     return None if newest is None else newest["finished_at"]
 
 
-def sweep_place(connection: DriverConnection, *, tenant_id: str) -> int:
+def sweep_place(connection: DriverConnection, *, tenant_id: str, epoch: int) -> int:
     """Return where the sweep of a log was when it was last written down."""
     newest = driver.get_newest(
         connection,
         tenant_id=tenant_id,
+        epoch=epoch,
         kinds=[VerificationKind.SWEEP.value],
         status=VerificationStatus.VERIFIED.value,
     )
     return 0 if newest is None else int(newest["to_idx"] or 0)
 
 
-def open_failures(connection: DriverConnection, *, tenant_id: str) -> Sequence[Row]:
+def open_failures(connection: DriverConnection, *, tenant_id: str, epoch: int) -> Sequence[Row]:
     """Return failed results that no later verification of the same stretch has lifted, newest first."""
     return driver.list_open_failures(
         connection,
         tenant_id=tenant_id,
+        epoch=epoch,
         failed=VerificationStatus.FAILED.value,
         verified=VerificationStatus.VERIFIED.value,
         limit=SHOWN,
@@ -128,10 +136,12 @@ def failures_of(rows: Sequence[Row]) -> list[VerificationFailure]:
     return list({failure.model_dump_json(): failure for failure in found}.values())[:SHOWN]
 
 
-def is_sound(connection: DriverConnection, *, tenant_id: str, verification_id: str, size: int) -> bool:
+def is_sound(
+    connection: DriverConnection, *, tenant_id: str, epoch: int, verification_id: str, size: int
+) -> bool:
     """Tell whether this verification found the whole log of at least this signed size as recorded."""
     found = driver.get_result(connection, tenant_id=tenant_id, verification_id=verification_id)
-    if found is None or found["kind"] != VerificationKind.ON_DEMAND:
+    if found is None or (found["kind"], found["epoch"]) != (VerificationKind.ON_DEMAND, epoch):
         return False
     return found["status"] == VerificationStatus.VERIFIED and bool(found["size"] >= size)
 

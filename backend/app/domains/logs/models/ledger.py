@@ -79,7 +79,7 @@ class Fact:
     fact_id: str
     type: str
     table: str | None
-    key: list[Any]
+    key: list[Any] | None
     body: Mapping[str, Any]
     run_id: str | None = None
     attempt: int | None = None
@@ -161,7 +161,7 @@ class EntryPath(Input):
 
 
 class AuditEntry(Output):
-    """A ledger entry without its states."""
+    """A ledger entry without its states; the state of its reason is null where it never had one."""
 
     entry_id: str
     event_type: str
@@ -176,6 +176,7 @@ class AuditEntry(Output):
     request_id: str
     correlation_id: str | None
     created_at: OutputTime
+    protected_state: Literal["INTACT", "ERASED"] | None
 
 
 class AuditEntryDetail(AuditEntry):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from app.kernel.inputs import Identifier, Input, Output, OutputTime, Text
+from app.kernel.inputs import Identifier, Input, Output, OutputTime, Reason, Text
 from app.kernel.pages import HIGHEST_KEY
 
 
@@ -36,6 +36,8 @@ class Batch:
     taken: int = 0
     size: int = 0
     halted: HaltReason | None = None
+    # The epoch has just been opened: all older facts wait for it now.
+    opened: bool = False
 
 
 class VerificationKind(StrEnum):
@@ -88,7 +90,7 @@ class ResumeLog(Input):
 
     tenant_id: Identifier
     verification_id: Identifier
-    reason: Text
+    reason: Reason
 
 
 class LogResumed(Output):
@@ -147,14 +149,80 @@ class CheckpointView(Output):
     signed_at: OutputTime
 
 
+class KeyState(StrEnum):
+    """CURRENT signs; OVERLAPPING signs beside it for a while after a rotation; RETIRED signs no more."""
+
+    CURRENT = "CURRENT"
+    OVERLAPPING = "OVERLAPPING"
+    RETIRED = "RETIRED"
+
+
 class LogKey(Output):
     vkey: str
     key_id: str
+    state: KeyState
     algorithm: Literal["Ed25519"] = "Ed25519"
 
 
 class LogKeys(Output):
     items: list[LogKey]
+
+
+class RotateKey(Input):
+    """Record in a tenant's log that another key takes over."""
+
+    public_key: str = Field(pattern="^[0-9a-f]{64}$")
+    compromised: bool = False
+    reason: Reason
+
+
+class LogNoted(Output):
+    """The fact that says so; None where the tenant has no log."""
+
+    fact_id: str | None
+
+
+class OpenEpoch(Input):
+    """Close a log and begin its next epoch."""
+
+    reason: Reason
+    # The newest checkpoint that is known from outside the database, where it knows more than that.
+    old_checkpoint: Text | None = None
+
+
+class NoteEpoch(Input):
+    """Repeat in the log of the system that another log has a new epoch."""
+
+    old_origin: Text
+    new_origin: Text
+    old_checkpoint: Text | None
+    reason: Reason
+
+
+class EpochOpened(Output):
+    epoch: int
+    origin: str
+    old_origin: str
+    old_checkpoint: str | None
+    fact_id: str
+
+
+class Cosignatures(Input):
+    """Signature lines of witnesses, as C2SP tlog-cosignature spells them."""
+
+    size: int = Field(ge=0, le=HIGHEST_KEY)
+    content: bytes = Field(max_length=16_384)
+
+
+class Cosigned(Output):
+    """How many cosignatures are new under the checkpoint."""
+
+    size: int
+    stored: int
+
+
+class LogsAnchored(Output):
+    count: int
 
 
 class TilePath(Input):

@@ -8,8 +8,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from app.db.connection import DriverConnection
+from app.db.connection import DriverConnection, Row
+from app.db.dialect import among
 from app.db.gather import Question, finding
+from app.db.newest import newest
 from app.domains.policies.tables import policy_rule_versions, prevention_records
 
 _P, _V = prevention_records.c, policy_rule_versions.c
@@ -33,24 +35,14 @@ def list_preventions(
     connection: DriverConnection,
     *,
     tenant_id: str,
-    run_id: str | None = None,
-    rule_id: str | None = None,
-    after: tuple[datetime, str] | None = None,
+    equal: Mapping[str, Any],
+    before: tuple[datetime, str] | None,
     limit: int,
 ) -> Sequence[Mapping[str, Any]]:
-    """Return prevention records with their `policy_name`, newest first, after a (created_at, id)."""
-    statement = _NAMED.where(_P.tenant_id == tenant_id)
-    if run_id is not None:
-        statement = statement.where(_P.run_id == run_id)
-    if rule_id is not None:
-        statement = statement.where(_P.rule_id == rule_id)
-    if after is not None:
-        moment, prevention_id = after
-        statement = statement.where(
-            sa.or_(_P.created_at < moment, sa.and_(_P.created_at == moment, _P.prevention_id < prevention_id))
-        )
-    statement = statement.order_by(_P.created_at.desc(), _P.prevention_id.desc()).limit(limit)
-    return connection.execute(statement).mappings().all()
+    """Return prevention records with their `policy_name`, newest first, before a (created_at, id)."""
+    mine = _NAMED.where(_P.tenant_id == tenant_id)
+    page = newest(mine, _P.created_at, _P.prevention_id, equal=equal, before=before, limit=limit)
+    return connection.execute(page).mappings().all()
 
 
 def count_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> int:
@@ -89,3 +81,15 @@ def ask_attempt(connection: DriverConnection, *, tenant_id: str, run_id: str, at
         .where(_P.tenant_id == tenant_id, _P.run_id == run_id, _P.attempt == attempt)
         .group_by(_P.outcome)
     )
+
+
+def count_by_run(
+    connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str], outcomes: Sequence[str]
+) -> Sequence[Row]:
+    """Return, by run and attempt, how many records of these outcomes it has."""
+    statement = (
+        sa.select(_P.run_id, _P.attempt, sa.func.count().label("stops"))
+        .where(_P.tenant_id == tenant_id, among(connection, _P.run_id, run_ids), _P.outcome.in_(outcomes))
+        .group_by(_P.run_id, _P.attempt)
+    )
+    return connection.execute(statement).mappings().all()

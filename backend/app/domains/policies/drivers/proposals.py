@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import insert
+from app.db.newest import newest
 from app.domains.policies.tables import policy_proposals
 
 _C = policy_proposals.c
@@ -20,11 +21,10 @@ def insert_proposal(connection: DriverConnection, *, tenant_id: str, row: Mappin
     """Insert a proposal; False when its id is taken."""
     statement = (
         insert(connection, policy_proposals)
-        .values({**row, "tenant_id": tenant_id})
         .on_conflict_do_nothing(index_elements=[_C.tenant_id, _C.proposal_id])
         .returning(_C.proposal_id)
     )
-    return connection.scalars(statement).one_or_none() is not None
+    return connection.scalars(statement, {**row, "tenant_id": tenant_id}).one_or_none() is not None
 
 
 def get_proposal(connection: DriverConnection, *, tenant_id: str, proposal_id: str) -> Row | None:
@@ -65,16 +65,11 @@ def list_proposals(
     connection: DriverConnection,
     *,
     tenant_id: str,
-    status: str | None,
-    after: tuple[datetime, str] | None,
+    equal: Mapping[str, Any],
+    before: tuple[datetime, str] | None,
     limit: int,
 ) -> Sequence[Row]:
-    """Return whole rows, newest first, after a (created_at, proposal_id)."""
-    statement = sa.select(*_ALL).where(_C.tenant_id == tenant_id)
-    if status is not None:
-        statement = statement.where(_C.status == status)
-    if after is not None:
-        last = sa.tuple_(sa.literal(after[0], _C.created_at.type), sa.literal(after[1], sa.Text))
-        statement = statement.where(sa.tuple_(_C.created_at, _C.proposal_id) < last)
-    statement = statement.order_by(_C.created_at.desc(), _C.proposal_id.desc()).limit(limit)
-    return connection.execute(statement).mappings().all()
+    """Return whole rows, newest first, before a (created_at, proposal_id)."""
+    mine = sa.select(*_ALL).where(_C.tenant_id == tenant_id)
+    page = newest(mine, _C.created_at, _C.proposal_id, equal=equal, before=before, limit=limit)
+    return connection.execute(page).mappings().all()

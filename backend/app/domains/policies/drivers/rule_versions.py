@@ -15,7 +15,7 @@ _V = policy_rule_versions.c
 
 def append_version(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Insert one version."""
-    connection.execute(policy_rule_versions.insert().values({**row, "tenant_id": tenant_id}))
+    connection.execute(policy_rule_versions.insert(), {**row, "tenant_id": tenant_id})
 
 
 def get_version(

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
 from app.db.dialect import insert
+from app.db.newest import newest
 from app.domains.policies.tables import policy_rule_versions, policy_rules
 
 _R, _V = policy_rules.c, policy_rule_versions.c
@@ -57,13 +58,8 @@ def lock_rule(connection: DriverConnection, *, tenant_id: str, rule_id: str) -> 
 
 def insert_rule(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> bool:
     """Insert a head row; False when its id or name is taken."""
-    statement = (
-        insert(connection, policy_rules)
-        .values({**row, "tenant_id": tenant_id})
-        .on_conflict_do_nothing()
-        .returning(_R.rule_id)
-    )
-    return connection.scalars(statement).one_or_none() is not None
+    statement = insert(connection, policy_rules).on_conflict_do_nothing().returning(_R.rule_id)
+    return connection.scalars(statement, {**row, "tenant_id": tenant_id}).one_or_none() is not None
 
 
 def set_rule(
@@ -100,19 +96,11 @@ def list_rules(
 ) -> Sequence[Mapping[str, Any]]:
     """Return rules with their current versions, newest first, after a (created_at, rule_id)."""
     statement = sa.select(*_HEAD, *_SAYS).select_from(_CURRENT).where(_R.tenant_id == tenant_id)
-    if status is not None:
-        statement = statement.where(_R.status == status)
-    if kind is not None:
-        statement = statement.where(_R.kind == kind)
     if scope is not None:
         statement = statement.where(_V.scope == scope)
-    if after is not None:
-        moment, rule_id = after
-        statement = statement.where(
-            sa.or_(_R.created_at < moment, sa.and_(_R.created_at == moment, _R.rule_id < rule_id))
-        )
-    statement = statement.order_by(_R.created_at.desc(), _R.rule_id.desc()).limit(limit)
-    return connection.execute(statement).mappings().all()
+    equal = {"status": status, "kind": kind}
+    page = newest(statement, _R.created_at, _R.rule_id, equal=equal, before=after, limit=limit)
+    return connection.execute(page).mappings().all()
 
 
 def list_active_versions(connection: DriverConnection, *, tenant_id: str) -> Sequence[Mapping[str, Any]]:

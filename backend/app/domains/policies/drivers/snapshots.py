@@ -26,10 +26,5 @@ def get_snapshot(
 
 def insert_snapshot(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> bool:
     """Insert one snapshot; False when there is one of its id or hash."""
-    statement = (
-        insert(connection, policy_snapshots)
-        .values({**row, "tenant_id": tenant_id})
-        .on_conflict_do_nothing()
-        .returning(_S.snapshot_id)
-    )
-    return connection.scalars(statement).one_or_none() is not None
+    statement = insert(connection, policy_snapshots).on_conflict_do_nothing().returning(_S.snapshot_id)
+    return connection.scalars(statement, {**row, "tenant_id": tenant_id}).one_or_none() is not None

@@ -13,13 +13,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
-
-import cel
+from typing import TYPE_CHECKING, Any, Final
 
 from app.domains.policies.engines.condition_text import MACROS, Reading, position, read
 from app.domains.policies.errors import InvalidConditionError
 from app.domains.policies.models.vocabulary import MAX_CONDITION_LENGTH, Moment, RuleKind
+
+if TYPE_CHECKING:
+    import cel
 
 MAX_COMPREHENSION_DEPTH: Final = 2
 MAX_ADDITIONS: Final = 32
@@ -128,6 +129,8 @@ class ConditionInputs:
     def context(self) -> cel.Context:
         """Return the library's form of the values; raise what it raises for a value it cannot hold."""
         if self._context is None:
+            import cel
+
             self._context = cel.Context(variables=self._values)
         return self._context
 
@@ -234,6 +237,9 @@ def _work(condition: CompiledCondition, inputs: ConditionInputs) -> int:
 def _compile(text: str) -> tuple[CompiledCondition, Reading]:
     if len(text) > MAX_CONDITION_LENGTH:
         raise InvalidConditionError(f"longer than {MAX_CONDITION_LENGTH} characters")
+    # Loaded with the first condition: the package brings a terminal program with it, 9 MB.
+    import cel
+
     try:
         program = cel.compile(text)
     except ValueError as error:
@@ -307,6 +313,8 @@ def _check_names(text: str, reading: Reading, names: frozenset[str]) -> None:
 
 
 def _check_patterns(text: str, reading: Reading) -> None:
+    import cel
+
     for call in reading.calls:
         if call.name != "matches":
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from app.db.connection import DriverConnection, Row
@@ -13,8 +13,7 @@ from app.domains.policies.errors import rule_not_found
 from app.domains.policies.models.judgements import ListPreventions, PreventionView
 from app.domains.policies.models.vocabulary import PreventionOutcome
 from app.kernel.canonical_json import dumps, loads
-from app.kernel.clock import format_time
-from app.kernel.pages import Page, encode_cursor, read_cursor
+from app.kernel.pages import Page, newest_first
 
 WINDOW: Final = timedelta(days=30)
 _PLAIN = tuple(
@@ -26,18 +25,17 @@ def list_prevention_views(
     connection: DriverConnection, given: ListPreventions, *, tenant_id: str
 ) -> Page[PreventionView]:
     """Return one page of the tenant's prevention records, newest first."""
-    filters = {"run_id": given.run_id, "rule_id": given.rule_id}
-    binding = dumps([tenant_id, "policies.preventions.list", filters])
-    after = read_cursor(given.cursor, binding, datetime, str)
-    rows = prevention_rows.list_preventions(
-        connection, tenant_id=tenant_id, **filters, after=after, limit=given.limit + 1
+    equal = {"run_id": given.run_id, "rule_id": given.rule_id}
+    return newest_first(
+        given,
+        tenant_id=tenant_id,
+        operation="policies.preventions.list",
+        columns=("created_at", "prevention_id"),
+        fetch=lambda before, count: prevention_rows.list_preventions(
+            connection, tenant_id=tenant_id, equal=equal, before=before, limit=count
+        ),
+        view=_view,
     )
-    shown = rows[: given.limit]
-    cursor = None
-    if len(rows) > given.limit:
-        last = shown[-1]
-        cursor = encode_cursor(binding, [format_time(last["created_at"]), last["prevention_id"]])
-    return Page(items=[_view(row) for row in shown], next_cursor=cursor)
 
 
 def _view(row: Row) -> PreventionView:

@@ -67,7 +67,9 @@ def _row(unit: GovernedUnit, draft: PreventionDraft) -> dict[str, Any]:
 
 def list_run(connection: DriverConnection, *, tenant_id: str, run_id: str, limit: int) -> Sequence[Row]:
     """Return a run's records, each with the `policy_name` of its rule version, newest first."""
-    return driver.list_preventions(connection, tenant_id=tenant_id, run_id=run_id, limit=limit)
+    return driver.list_preventions(
+        connection, tenant_id=tenant_id, equal={"run_id": run_id}, before=None, limit=limit
+    )
 
 
 def count_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> int:
@@ -85,3 +87,12 @@ def get_by_decision(
 def ask_attempt(connection: DriverConnection, *, tenant_id: str, run_id: str, attempt: int) -> Question:
     """Ask how often the rules did what in an attempt: word the outcome, number the count."""
     return driver.ask_attempt(connection, tenant_id=tenant_id, run_id=run_id, attempt=attempt)
+
+
+def list_stopped(
+    connection: DriverConnection, *, tenant_id: str, run_ids: Sequence[str]
+) -> set[tuple[str, int]]:
+    """Return the attempts (run, attempt) in which a rule blocked or stopped something."""
+    stops = (PreventionOutcome.BLOCKED.value, PreventionOutcome.STOPPED.value)
+    rows = driver.count_by_run(connection, tenant_id=tenant_id, run_ids=run_ids, outcomes=stops)
+    return {(row["run_id"], row["attempt"]) for row in rows}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any, Final
 
 from app.db.connection import DriverConnection, Row
@@ -20,7 +19,7 @@ from app.domains.policies.models.proposals import ListProposals, ProposalView
 from app.domains.policies.models.vocabulary import ProposalKind, ProposalSource, ProposalStatus
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.context import Actor
-from app.kernel.pages import Page, page_of, read_cursor
+from app.kernel.pages import Page, newest_first
 from app.kernel.redaction import redact_text
 
 _PROTECTED: Final = ("title", "rationale", "proposed", "review_notes")
@@ -154,16 +153,14 @@ def view(row: Row) -> ProposalView:
 
 def list_page(connection: DriverConnection, query: ListProposals, *, tenant_id: str) -> Page[ProposalView]:
     """Return one page of proposals, newest first."""
-    status = None if query.status is None else query.status.value
-    binding = dumps([tenant_id, "policies.proposals.list", status])
-    after: tuple[datetime, str] | None = read_cursor(query.cursor, binding, datetime, str)
-    rows = driver.list_proposals(
-        connection, tenant_id=tenant_id, status=status, after=after, limit=query.limit + 1
-    )
-    return page_of(
-        rows,
-        limit=query.limit,
-        binding=binding,
-        key=lambda row: (row["created_at"], row["proposal_id"]),
+    equal = {"status": None if query.status is None else query.status.value}
+    return newest_first(
+        query,
+        tenant_id=tenant_id,
+        operation="policies.proposals.list",
+        columns=("created_at", "proposal_id"),
+        fetch=lambda before, count: driver.list_proposals(
+            connection, tenant_id=tenant_id, equal=equal, before=before, limit=count
+        ),
         view=view,
     )

@@ -246,6 +246,17 @@ def load_verified(
     return snapshot
 
 
+def read_limits(
+    connection: DriverConnection, *, tenant_id: str, snapshot_id: str
+) -> Sequence[Mapping[str, Any]]:
+    """Return the limits that a stored snapshot holds; SnapshotInvalidError for a damaged text."""
+    row = snapshot_rows.get_snapshot(connection, tenant_id=tenant_id, snapshot_id=snapshot_id)
+    if row is None or not _is_verified(row):
+        raise SnapshotInvalidError(snapshot_id)
+    limits: Sequence[Mapping[str, Any]] = loads(row["content"])["limits"]
+    return limits
+
+
 def get_view(connection: DriverConnection, *, tenant_id: str, snapshot_id: str) -> SnapshotView:
     """Return a stored snapshot with `verified`; refuse an unknown one with SNAPSHOT_NOT_FOUND."""
     row = snapshot_rows.get_snapshot(connection, tenant_id=tenant_id, snapshot_id=snapshot_id)

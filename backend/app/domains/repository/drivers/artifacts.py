@@ -21,13 +21,40 @@ from app.domains.repository.tables import (
 _A, _R = artifacts.c, artifact_revisions.c
 
 
+# Built once, for what most writes and reads do.
+_AT_HEAD = (
+    sa.select(*HEAD_COLUMNS)
+    .select_from(head_with(_A.head_revision))
+    .where(_A.tenant_id == sa.bindparam("tenant"), _A.id == sa.bindparam("artifact"))
+)
+_KNOWN_IDS = sa.select(_A.id).where(
+    _A.tenant_id == sa.bindparam("tenant"), _A.id.in_(sa.bindparam("ids", expanding=True))
+)
+_PLACE = sa.select(
+    sa.select(collections.c.deleted_at.is_(None))
+    .where(collections.c.tenant_id == sa.bindparam("tenant"), collections.c.id == sa.bindparam("collection"))
+    .scalar_subquery(),
+    sa.select(_A.id)
+    .where(
+        _A.tenant_id == sa.bindparam("tenant"),
+        _A.collection_id == sa.bindparam("collection"),
+        _A.name_key == sa.bindparam("key"),
+        _A.deleted_at.is_(None),
+    )
+    .scalar_subquery(),
+)
+
+
 def get_artifact(
     connection: DriverConnection, *, tenant_id: str, artifact_id: str, revision: int | None = None
 ) -> Mapping[str, Any] | None:
     """Return an artifact, deleted or not, with its head or another revision."""
+    if revision is None:
+        at_head = connection.execute(_AT_HEAD, {"tenant": tenant_id, "artifact": artifact_id})
+        return at_head.mappings().one_or_none()
     statement = (
         sa.select(*HEAD_COLUMNS)
-        .select_from(head_with(_A.head_revision if revision is None else revision))
+        .select_from(head_with(revision))
         .where(_A.tenant_id == tenant_id, _A.id == artifact_id)
     )
     return connection.execute(statement).mappings().one_or_none()
@@ -69,31 +96,16 @@ def list_known_ids(
     connection: DriverConnection, *, tenant_id: str, artifact_ids: Sequence[str]
 ) -> Sequence[str]:
     """Return which of these ids were ever used."""
-    return connection.scalars(
-        sa.select(_A.id).where(_A.tenant_id == tenant_id, _A.id.in_(artifact_ids))
-    ).all()
+    return connection.scalars(_KNOWN_IDS, {"tenant": tenant_id, "ids": list(artifact_ids)}).all()
 
 
 def get_place(
     connection: DriverConnection, *, tenant_id: str, collection_id: str, name_key: str
 ) -> tuple[bool | None, str | None]:
     """Return whether a collection is live (null: unknown) and the live artifact that bears a name in it."""
-    known = (
-        sa.select(collections.c.deleted_at.is_(None))
-        .where(collections.c.tenant_id == tenant_id, collections.c.id == collection_id)
-        .scalar_subquery()
-    )
-    holder = (
-        sa.select(_A.id)
-        .where(
-            _A.tenant_id == tenant_id,
-            _A.collection_id == collection_id,
-            _A.name_key == name_key,
-            _A.deleted_at.is_(None),
-        )
-        .scalar_subquery()
-    )
-    row = connection.execute(sa.select(known, holder)).one()
+    row = connection.execute(
+        _PLACE, {"tenant": tenant_id, "collection": collection_id, "key": name_key}
+    ).one()
     return (None if row[0] is None else bool(row[0])), row[1]
 
 

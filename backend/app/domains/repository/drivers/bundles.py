@@ -48,7 +48,7 @@ def list_items(connection: DriverConnection, *, tenant_id: str, bundle_id: str) 
 
 def insert_bundle(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Append a bundle."""
-    connection.execute(insert(connection, input_bundles).values(tenant_id=tenant_id, **row))
+    connection.execute(insert(connection, input_bundles), {**row, "tenant_id": tenant_id})
 
 
 def insert_items(connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
-from app.db.dialect import insert
+from app.db.dialect import among, insert
+from app.db.hot import HotStatement
 from app.domains.repository.tables import repository_changes, repository_state
 
 _C, _S = repository_changes.c, repository_state.c
@@ -17,14 +18,31 @@ _C, _S = repository_changes.c, repository_state.c
 CHANGE_COLUMNS = tuple(column for column in repository_changes.columns if column.name != "tenant_id")
 
 
+# Built once, for what every write does.
+_LOCK = HotStatement(
+    sa.select(_S.last_seq, _S.last_hash, _S.last_occurred_at)
+    .where(_S.tenant_id == sa.bindparam("tenant"))
+    .with_for_update()
+)
+_MOVE = (
+    sa.update(repository_state)
+    .where(_S.tenant_id == sa.bindparam("tenant"))
+    .values({name: sa.bindparam(name) for name in ("last_seq", "last_hash", "last_occurred_at")})
+)
+
+
 def lock_state(connection: DriverConnection, *, tenant_id: str) -> Mapping[str, Any] | None:
     """Return the head of the tenant's chain and hold its row until the transaction ends."""
-    statement = (
-        sa.select(_S.last_seq, _S.last_hash, _S.last_occurred_at)
-        .where(_S.tenant_id == tenant_id)
-        .with_for_update()
-    )
-    return connection.execute(statement).mappings().one_or_none()
+    return next(iter(connection.hot(_LOCK, {"tenant": tenant_id})), None)
+
+
+def list_last_seqs(
+    connection: DriverConnection, *, tenant_ids: Sequence[str]
+) -> Sequence[Mapping[str, Any]]:  # gate: DRV-006 - maintenance serves all tenants
+    """Return tenant_id and last_seq of these tenants' chains."""
+    theirs = among(connection, _S.tenant_id, tenant_ids)
+    statement = sa.select(_S.tenant_id, _S.last_seq).where(theirs)  # gate: SCOPE-001 - of these tenants
+    return connection.execute(statement).mappings().all()
 
 
 def insert_state(connection: DriverConnection, *, tenant_id: str, genesis_hash: str) -> None:
@@ -37,11 +55,8 @@ def set_state(
     connection: DriverConnection, *, tenant_id: str, last_seq: int, last_hash: str, last_occurred_at: datetime
 ) -> None:
     """Move the head of the chain."""
-    connection.execute(
-        sa.update(repository_state)
-        .where(_S.tenant_id == tenant_id)
-        .values(last_seq=last_seq, last_hash=last_hash, last_occurred_at=last_occurred_at)
-    )
+    moved = {"last_seq": last_seq, "last_hash": last_hash, "last_occurred_at": last_occurred_at}
+    connection.execute(_MOVE, {"tenant": tenant_id, **moved})
 
 
 def insert_changes(

@@ -76,7 +76,7 @@ def get_name_holder(connection: DriverConnection, *, tenant_id: str, name_key: s
 
 def insert_collection(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Insert a new collection."""
-    connection.execute(insert(connection, collections).values(tenant_id=tenant_id, **row))
+    connection.execute(insert(connection, collections), {**row, "tenant_id": tenant_id})
 
 
 def set_collection(

@@ -93,7 +93,7 @@ def list_items(connection: DriverConnection, *, tenant_id: str, package_id: str)
 
 def insert_package(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Append a package."""
-    connection.execute(insert(connection, context_packages).values(tenant_id=tenant_id, **row))
+    connection.execute(insert(connection, context_packages), {**row, "tenant_id": tenant_id})
 
 
 def insert_items(connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]]) -> None:

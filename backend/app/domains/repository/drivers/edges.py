@@ -19,20 +19,23 @@ _COLUMNS = (
 Row = Mapping[str, Any]
 
 
+_SOURCE, _TARGET = artifacts.alias("source"), artifacts.alias("target")
+_WITH_ENDS = (
+    sa.select(
+        *_COLUMNS,
+        _SOURCE.c.collection_id.label("source_collection_id"),
+        _TARGET.c.collection_id.label("target_collection_id"),
+    )
+    .join(_SOURCE, sa.and_(_SOURCE.c.tenant_id == _E.tenant_id, _SOURCE.c.id == _E.source_id))
+    .join(_TARGET, sa.and_(_TARGET.c.tenant_id == _E.tenant_id, _TARGET.c.id == _E.target_id))
+    .where(_E.tenant_id == sa.bindparam("tenant"), _E.id == sa.bindparam("relationship"))
+)
+
+
 def get_relationship(connection: DriverConnection, *, tenant_id: str, relationship_id: str) -> Row | None:
     """Return a relationship, deleted or not, with the collections of its ends."""
-    source, target = artifacts.alias("source"), artifacts.alias("target")
-    statement = (
-        sa.select(
-            *_COLUMNS,
-            source.c.collection_id.label("source_collection_id"),
-            target.c.collection_id.label("target_collection_id"),
-        )
-        .join(source, sa.and_(source.c.tenant_id == _E.tenant_id, source.c.id == _E.source_id))
-        .join(target, sa.and_(target.c.tenant_id == _E.tenant_id, target.c.id == _E.target_id))
-        .where(_E.tenant_id == tenant_id, _E.id == relationship_id)
-    )
-    return connection.execute(statement).mappings().one_or_none()
+    found = connection.execute(_WITH_ENDS, {"tenant": tenant_id, "relationship": relationship_id})
+    return found.mappings().one_or_none()
 
 
 def list_relationships(
@@ -168,4 +171,4 @@ def list_edges_towards(
 
 def insert_relationship(connection: DriverConnection, *, tenant_id: str, row: Row) -> None:
     """Insert a new relationship."""
-    connection.execute(insert(connection, relationships).values(tenant_id=tenant_id, **row))
+    connection.execute(insert(connection, relationships), {**row, "tenant_id": tenant_id})

@@ -30,4 +30,4 @@ def get_digest(connection: DriverConnection, *, tenant_id: str, run_id: str) -> 
 
 def insert_manifest(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Append a manifest."""
-    connection.execute(insert(connection, run_manifests).values(tenant_id=tenant_id, **row))
+    connection.execute(insert(connection, run_manifests), {**row, "tenant_id": tenant_id})

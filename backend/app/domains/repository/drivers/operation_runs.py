@@ -19,7 +19,7 @@ _COLUMNS = tuple(column for column in operation_runs.columns if column.name != "
 
 def insert_run(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Insert a new run."""
-    connection.execute(insert(connection, operation_runs).values(tenant_id=tenant_id, **row))
+    connection.execute(insert(connection, operation_runs), {**row, "tenant_id": tenant_id})
 
 
 def get_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> Row | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import postgresql, sqlite
 
 from app.db.connection import DriverConnection
 from app.db.dialect import among, insert
@@ -31,23 +31,35 @@ def delete_metadata(connection: DriverConnection, *, tenant_id: str, artifact_id
     )
 
 
+def _replacing(statement: Any) -> sa.Executable:
+    replaced: sa.Executable = statement.on_conflict_do_update(
+        index_elements=[_S.tenant_id, _S.artifact_id],
+        set_={name: statement.excluded[name] for name in ("token_count", "truncated", "tokens")},
+    )
+    return replaced
+
+
+# The number is the row id of the full-text index; one writer at a time makes the count safe.
+_NEXT = sa.func.coalesce(sa.func.max(_S.search_no), 0) + 1
+_NUMBER = sa.select(_NEXT).scalar_subquery()
+_NUMBERED = sqlite.insert(artifact_search).values(search_no=_NUMBER)  # gate: SCOPE-001 - of all tenants
+_INSERT_ON_SQLITE = _replacing(_NUMBERED)
+_TOKENS = sa.func.string_to_array(sa.bindparam("token_text", type_=sa.Text), " ")
+_INSERT_ON_POSTGRESQL = _replacing(
+    postgresql.insert(artifact_search).values(tokens=sa.func.array_to_tsvector(_TOKENS))
+)
+
+
 def insert_search(connection: DriverConnection, *, tenant_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert index entries; each row holds artifact_id, tokens joined by spaces, token_count, truncated.
 
     An entry that is there already is replaced.
     """
-    statement = insert(connection, artifact_search)
     if connection.dialect_name == "sqlite":
-        # The number is the row id of the full-text index; one writer at a time makes the count safe.
-        last = sa.select(
-            sa.func.coalesce(sa.func.max(_S.search_no), 0) + 1
-        ).scalar_subquery()  # gate: SCOPE-001 - full-text row ids are one sequence for all tenants
-        statement = statement.values(search_no=last)
+        statement = _INSERT_ON_SQLITE
         parameters = [{**row, "tokens": _sqlite_tokens(tenant_id, row["tokens"])} for row in rows]
     else:
-        tokens = sa.bindparam("token_text", type_=sa.Text)
-        vector = sa.func.array_to_tsvector(sa.func.string_to_array(tokens, " "))
-        statement = statement.values(tokens=vector)
+        statement = _INSERT_ON_POSTGRESQL
         parameters = [
             {
                 **{name: value for name, value in row.items() if name != "tokens"},
@@ -55,11 +67,7 @@ def insert_search(connection: DriverConnection, *, tenant_id: str, rows: Sequenc
             }
             for row in rows
         ]
-    replaced = statement.on_conflict_do_update(
-        index_elements=[_S.tenant_id, _S.artifact_id],
-        set_={name: statement.excluded[name] for name in ("token_count", "truncated", "tokens")},
-    )
-    connection.execute(replaced, [{"tenant_id": tenant_id, **row} for row in parameters])
+    connection.execute(statement, [{"tenant_id": tenant_id, **row} for row in parameters])
 
 
 def delete_search(connection: DriverConnection, *, tenant_id: str, artifact_ids: Sequence[str]) -> None:

@@ -187,3 +187,10 @@ def list_changes(
     return driver.list_changes(
         connection, tenant_id=tenant_id, since_seq=since_seq, filters=filters, limit=limit
     )
+
+
+def last_seqs(connection: DriverConnection, tenant_ids: Sequence[str]) -> Mapping[str, int]:
+    """Return the number of the last record of each of these tenants that has one."""
+    return {
+        row["tenant_id"]: row["last_seq"] for row in driver.list_last_seqs(connection, tenant_ids=tenant_ids)
+    }

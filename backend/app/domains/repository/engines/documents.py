@@ -82,7 +82,15 @@ def _check(value: Any, pointer: str, depth: int, field: str) -> int:
             if not isinstance(key, str):
                 raise invalid_metadata("has a key that is no string", pointer, field)
             _check_text(key, pointer, field)
-        return sum(_check(item, f"{pointer}/{escape(key)}", depth + 1, field) for key, item in value.items())
+        leaves = 0
+        for key, item in value.items():
+            # Most members are plain, and need no pointer.
+            kind = type(item)
+            if item is None or kind is bool or (kind is str and item.isascii() and "\0" not in item):
+                leaves += 1
+            else:
+                leaves += _check(item, f"{pointer}/{escape(key)}", depth + 1, field)
+        return leaves
     _check_scalar(value, pointer, field)
     return 1
 
@@ -158,13 +166,17 @@ def number_key(value: float) -> str:
 
     `0` + complement for negatives, `1` for zero, `2` + exponent + digits for positives.
     """
-    sign, digits, exponent = Decimal(repr(value)).as_tuple()
-    text = "".join(map(str, digits)).lstrip("0")
+    if isinstance(value, int):
+        negative, text, exponent = value < 0, str(abs(value)).lstrip("0"), 0
+    else:
+        number = Decimal(repr(value)).as_tuple()
+        negative, exponent = bool(number.sign), int(number.exponent)
+        text = "".join(map(str, number.digits)).lstrip("0")
     if not text:
         return "1"
-    magnitude = len(text) + int(exponent) + _EXPONENT_BIAS
+    magnitude = len(text) + exponent + _EXPONENT_BIAS
     text = text.rstrip("0")
-    if not sign:
+    if not negative:
         return f"2{magnitude:04d}{text}"
     complement = text.translate(str.maketrans("0123456789", "9876543210"))
     # The closing mark sorts after every digit: a longer negative fraction is the smaller number.

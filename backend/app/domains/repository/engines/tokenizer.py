@@ -31,8 +31,8 @@ def normalize(text: str) -> str:
 
 
 def _pieces(text: str) -> Iterator[tuple[bool, str]]:
-    """Yield (unspaced, piece) for every maximal piece of one kind of script, in order of appearance."""
-    for run in _RUN.finditer(normalize(text)):
+    """Yield (unspaced, piece) for every maximal piece of one script in a normalized text, in order."""
+    for run in _RUN.finditer(text):
         word = run.group()
         if word.isascii():
             yield False, word
@@ -54,6 +54,9 @@ def _occurrences(text: str, *, query: bool) -> list[str]:
         if not words or len(max(words, key=len)) <= MAX_TOKEN_CODE_POINTS:
             return words
         return [word[:MAX_TOKEN_CODE_POINTS] for word in words]
+    text = normalize(text)
+    if _UNSPACED.search(text) is None:
+        return [word[:MAX_TOKEN_CODE_POINTS] for word in _RUN.findall(text)]
     found: list[str] = []
     for unspaced, piece in _pieces(text):
         if not unspaced:

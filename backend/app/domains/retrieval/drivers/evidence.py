@@ -7,46 +7,55 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from app.db.connection import DriverConnection, Row
-from app.db.dialect import bytewise
+from app.db.dialect import among, bytewise
+from app.db.hot import HotStatement
 from app.domains.retrieval.tables import retrieval_evidence, retrieval_evidence_documents
 
 _COLUMNS = tuple(
     column for column in retrieval_evidence.columns if column.name not in ("tenant_id", "fact_id", "span_id")
 )
+_DOCUMENT = ("tenant_id", "evidence_id", "position", "doc_ref", "revision", "digest")
+# The rows of cited documents are read from the row's own list of them, so they cannot say anything else.
+_CITED = sa.text(
+    """
+    SELECT CAST(:tenant_id AS text), CAST(:evidence_id AS text), place - 1,
+        COALESCE(cited ->> 'artifact_id', cited ->> 'doc_ref'), CAST(cited ->> 'revision' AS integer),
+        cited ->> 'digest'
+    FROM json_array_elements(CAST(:documents AS json)) WITH ORDINALITY AS listed(cited, place)
+    """
+).columns(*(retrieval_evidence_documents.c[name] for name in _DOCUMENT))
+_CITED_SQLITE = sa.text(
+    """
+    SELECT :tenant_id, :evidence_id, key,
+        COALESCE(json_extract(value, '$.artifact_id'), json_extract(value, '$.doc_ref')),
+        json_extract(value, '$.revision'), json_extract(value, '$.digest')
+    FROM json_each(:documents)
+    """
+).columns(*(retrieval_evidence_documents.c[name] for name in _DOCUMENT))
 _INSERT = retrieval_evidence.insert()
-_INSERT_DOCUMENT = retrieval_evidence_documents.insert()
-# One statement over arrays costs half of a statement for each document.
-_ARRAYS: Mapping[str, Any] = {
-    name: retrieval_evidence_documents.c[name].type
-    for name in ("evidence_id", "position", "doc_ref", "revision", "digest")
-}
-_arrays = (
-    sa.func.unnest(*(sa.cast(sa.bindparam(name), postgresql.ARRAY(kind)) for name, kind in _ARRAYS.items()))
-    .table_valued(*_ARRAYS)
-    .render_derived()
-)
-_INSERT_ARRAYS = retrieval_evidence_documents.insert().from_select(
-    ["tenant_id", *_ARRAYS], sa.select(sa.cast(sa.bindparam("tenant_id"), sa.Text), *_arrays.c)
+_INSERT_CITED = retrieval_evidence_documents.insert().from_select(_DOCUMENT, _CITED_SQLITE)
+_INSERT_BOTH = HotStatement(
+    retrieval_evidence_documents.insert()
+    .from_select(_DOCUMENT, _CITED)
+    .add_cte(
+        retrieval_evidence.insert()
+        .values({name: sa.bindparam(f"row_{name}") for name in retrieval_evidence.columns.keys()})  # noqa: SIM118
+        .cte("evidence")
+    )
 )
 
 
 def insert_evidence(connection: DriverConnection, row: Mapping[str, Any], *, tenant_id: str) -> None:
-    """Insert one evidence row."""
-    connection.execute(_INSERT, {**row, "tenant_id": tenant_id})
-
-
-def insert_documents(
-    connection: DriverConnection, rows: Sequence[Mapping[str, Any]], *, tenant_id: str
-) -> None:
-    """Insert the cited documents of one evidence row in one statement."""
+    """Insert one evidence row and the documents that it cites."""
+    row = {**row, "tenant_id": tenant_id}
+    cited = {name: row[name] for name in ("tenant_id", "evidence_id", "documents")}
     if connection.dialect_name == "sqlite":
-        connection.execute(_INSERT_DOCUMENT, [{**row, "tenant_id": tenant_id} for row in rows])
+        connection.execute(_INSERT, row)
+        connection.execute(_INSERT_CITED, cited)
         return
-    arrays = {name: [row[name] for row in rows] for name in _ARRAYS}
-    connection.execute(_INSERT_ARRAYS, {"tenant_id": tenant_id, **arrays})
+    connection.hot(_INSERT_BOTH, {**{f"row_{name}": value for name, value in row.items()}, **cited})
 
 
 def get_evidence(connection: DriverConnection, *, tenant_id: str, evidence_id: str) -> Row | None:
@@ -124,3 +133,16 @@ def list_cited(connection: DriverConnection, *, tenant_id: str, digests: Sequenc
         .distinct()
     )
     return connection.scalars(statement).all()
+
+
+def list_documents(
+    connection: DriverConnection, *, tenant_id: str, evidence_ids: Sequence[str]
+) -> Sequence[Row]:
+    """Return the cited documents of these evidence rows, by position."""
+    columns = retrieval_evidence_documents.c
+    statement = (
+        sa.select(columns.evidence_id, columns.position, columns.doc_ref, columns.revision, columns.digest)
+        .where(columns.tenant_id == tenant_id, among(connection, columns.evidence_id, evidence_ids))
+        .order_by(columns.evidence_id, columns.position)
+    )
+    return connection.execute(statement).mappings().all()

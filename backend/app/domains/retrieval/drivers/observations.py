@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
-from app.db.dialect import bytewise, insert
+from app.db.dialect import bytewise, different, insert
 from app.domains.retrieval.tables import (
     retrieval_evidence,
     retrieval_evidence_documents,
@@ -19,6 +19,8 @@ from app.domains.retrieval.tables import (
 _O, _E, _D = retrieval_observations.c, retrieval_evidence.c, retrieval_evidence_documents.c
 _COLUMNS = tuple(column for column in retrieval_observations.columns if column.name != "tenant_id")
 _EVIDENCE = (_E.evidence_id, _E.run_id, _E.plane_id, _E.connector_id, _E.requested_at, _E.completed_at)
+# Written out: the partial index of what is due serves no parameter.
+_PENDING = _O.status == sa.literal_column("'PENDING'")
 
 
 def insert_observations(
@@ -27,23 +29,30 @@ def insert_observations(
     """Insert the spans that are new and return how many; one that is known stays as it is."""
     statement = (
         insert(connection, retrieval_observations)
-        .values([{"tenant_id": tenant_id, **row} for row in rows])
         .on_conflict_do_nothing(index_elements=["tenant_id", "trace_id", "span_id"])
         .returning(_O.span_id)
     )
-    return len(connection.execute(statement).all())
+    return len(connection.execute(statement, [{"tenant_id": tenant_id, **row} for row in rows]).all())
 
 
 def lock_due(connection: DriverConnection, *, tenant_id: str, until: datetime, limit: int) -> Sequence[Row]:
     """Hold the spans nobody has judged that ended until a moment, and return them by start and id."""
     statement = (
         sa.select(*_COLUMNS)
-        .where(_O.tenant_id == tenant_id, _O.status == sa.literal_column("'PENDING'"), _O.ended_at <= until)
+        .where(_O.tenant_id == tenant_id, _PENDING, _O.ended_at <= until)
         .order_by(_O.started_at, bytewise(connection, _O.span_id), bytewise(connection, _O.trace_id))
         .limit(limit)
         .with_for_update()
     )
     return connection.execute(statement).mappings().all()
+
+
+def list_tenants_due(
+    connection: DriverConnection, *, until: datetime
+) -> Sequence[str]:  # gate: DRV-006 - maintenance serves all tenants
+    """Return the tenants that have spans nobody has judged that ended until a moment."""
+    due = sa.select(_O.tenant_id).where(_PENDING, _O.ended_at <= until)  # gate: SCOPE-001 - all tenants
+    return connection.scalars(different(due)).all()
 
 
 def get_unused(connection: DriverConnection, *, tenant_id: str, evidence_id: str, run_id: str) -> Row | None:

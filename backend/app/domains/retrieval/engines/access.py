@@ -41,6 +41,8 @@ class Attempt:
     plane: Mapping[str, Any] | None = None
     plane_config: Mapping[str, Any] = field(default_factory=dict)
     live_epoch: int = 0
+    live: LiveFacts | None = None
+    journaled: bool = False
     snapshot_hash: str | None = None
     matched_rules: list[dict[str, Any]] = field(default_factory=list)
     max_documents: int | None = None

@@ -67,32 +67,41 @@ def build(
     }
 
 
-def insert(
-    connection: DriverConnection,
-    row: Mapping[str, Any],
-    citations: Sequence[Mapping[str, Any]],
-    *,
-    tenant_id: str,
-) -> None:
-    """Insert the evidence row and its cited documents."""
+def insert(connection: DriverConnection, row: Mapping[str, Any], *, tenant_id: str) -> None:
+    """Insert the evidence row and the rows of the documents that it cites."""
     driver.insert_evidence(connection, row, tenant_id=tenant_id)
-    if citations:
-        rows = [
-            {
-                "evidence_id": row["evidence_id"],
-                "position": position,
-                "doc_ref": cited["artifact_id"] if "artifact_id" in cited else cited["doc_ref"],
-                "revision": cited.get("revision"),
-                "digest": cited["digest"],
-            }
-            for position, cited in enumerate(citations)
-        ]
-        driver.insert_documents(connection, rows, tenant_id=tenant_id)
 
 
-def is_recorded(connection: DriverConnection, *, tenant_id: str, evidence_id: str) -> bool:
-    """Tell whether the attempt's evidence is committed."""
-    return driver.get_evidence(connection, tenant_id=tenant_id, evidence_id=evidence_id) is not None
+def _documents(evidence_id: str, citations: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "evidence_id": evidence_id,
+            "position": position,
+            "doc_ref": cited["artifact_id"] if "artifact_id" in cited else cited["doc_ref"],
+            "revision": cited.get("revision"),
+            "digest": cited["digest"],
+        }
+        for position, cited in enumerate(citations)
+    ]
+
+
+def find_miscited(connection: DriverConnection, rows: Sequence[Row], *, tenant_id: str) -> list[str]:
+    """Return the evidence whose rows of documents are not the ones that it cites."""
+    held: dict[str, list[dict[str, Any]]] = {}
+    evidence_ids = [str(row["evidence_id"]) for row in rows]
+    for document in driver.list_documents(connection, tenant_id=tenant_id, evidence_ids=evidence_ids):
+        held.setdefault(document["evidence_id"], []).append(dict(document))
+    return [
+        str(row["evidence_id"])
+        for row in rows
+        if held.get(row["evidence_id"], []) != _documents(row["evidence_id"], loads(row["documents"]))
+    ]
+
+
+def is_recorded(connection: DriverConnection, *, tenant_id: str, evidence_id: str, outcome: Outcome) -> bool:
+    """Tell whether the attempt's evidence is committed, with this outcome."""
+    row = driver.get_evidence(connection, tenant_id=tenant_id, evidence_id=evidence_id)
+    return row is not None and row["outcome"] == outcome.value
 
 
 def get(connection: DriverConnection, *, tenant_id: str, evidence_id: str) -> EvidenceView:

@@ -61,6 +61,11 @@ def lock_due(connection: DriverConnection, *, tenant_id: str, until: datetime, l
     ]
 
 
+def list_tenants_due(connection: DriverConnection, *, until: datetime) -> Sequence[str]:
+    """Return the tenants that have spans nobody has judged that ended until a moment."""
+    return driver.list_tenants_due(connection, until=until)
+
+
 def find_candidate(connection: DriverConnection, sighting: Sighting, *, tenant_id: str) -> Candidate | None:
     """Return the evidence that could speak for a span: the one it claims, else the earliest that fits."""
     if sighting.run_id is None:

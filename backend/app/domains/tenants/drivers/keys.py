@@ -37,7 +37,7 @@ def count_live_keys(connection: DriverConnection, *, tenant_id: str, now: dateti
 
 def insert_key(connection: DriverConnection, row: Mapping[str, Any], *, tenant_id: str) -> None:
     """Insert a key."""
-    connection.execute(api_keys.insert().values(**{**row, "tenant_id": tenant_id}))
+    connection.execute(api_keys.insert(), {**row, "tenant_id": tenant_id})
 
 
 def get_key(connection: DriverConnection, *, tenant_id: str, key_id: str, lock: bool = False) -> Row | None:

@@ -7,10 +7,11 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
+from app.db.hot import HotStatement
 from app.domains.tenants.tables import api_keys, system_state, tenant_secrets, tenant_state, tenants
 
-# Built once: every write reads it first.
-_STANDING = (
+# Every operation reads it first.
+_STANDING = HotStatement(
     sa.select(
         tenants.c.status.label("tenant_status"),
         tenants.c.plan,
@@ -34,20 +35,29 @@ _STANDING = (
     .where(tenants.c.tenant_id == sa.bindparam("tenant"))
 )
 
+_COUNT = HotStatement(
+    tenant_state.update()
+    .where(tenant_state.c.tenant_id == sa.bindparam("tenant"))
+    .values(
+        policy_version=tenant_state.c.policy_version + sa.bindparam("policy", type_=sa.Integer),
+        live_epoch=tenant_state.c.live_epoch + sa.bindparam("live", type_=sa.Integer),
+    )
+    .returning(tenant_state.c.policy_version, tenant_state.c.live_epoch)
+)
+
 
 def get_standing(connection: DriverConnection, *, tenant_id: str, key_id: str | None = None) -> Row | None:
     """Return tenant status, switches and key status in one row; None for an unknown tenant."""
-    return connection.execute(_STANDING, {"tenant": tenant_id, "key": key_id}).mappings().one_or_none()
+    return next(iter(connection.hot(_STANDING, {"tenant": tenant_id, "key": key_id})), None)
 
 
 def insert_state(
     connection: DriverConnection, *, tenant_id: str, now: datetime, runs_day: str, digest_key: bytes
 ) -> None:
     """Insert the state row and the digest key of a new tenant."""
-    connection.execute(tenant_state.insert().values(tenant_id=tenant_id, runs_day=runs_day, created_at=now))
-    connection.execute(
-        tenant_secrets.insert().values(tenant_id=tenant_id, digest_key=digest_key, created_at=now)
-    )
+    made = {"tenant_id": tenant_id, "created_at": now}
+    connection.execute(tenant_state.insert(), {**made, "runs_day": runs_day})
+    connection.execute(tenant_secrets.insert(), {**made, "digest_key": digest_key})
 
 
 def get_digest_key(connection: DriverConnection, *, tenant_id: str) -> bytes | None:
@@ -61,15 +71,8 @@ def count_version(
     connection: DriverConnection, *, tenant_id: str, policy: int = 0, live: int = 0
 ) -> Row | None:
     """Raise policy_version and live_epoch by these steps and return both."""
-    statement = (
-        tenant_state.update()
-        .where(tenant_state.c.tenant_id == tenant_id)
-        .values(
-            policy_version=tenant_state.c.policy_version + policy, live_epoch=tenant_state.c.live_epoch + live
-        )
-        .returning(tenant_state.c.policy_version, tenant_state.c.live_epoch)
-    )
-    return connection.execute(statement).mappings().one_or_none()
+    given = {"tenant": tenant_id, "policy": policy, "live": live}
+    return next(iter(connection.hot(_COUNT, given)), None)
 
 
 def count_run_start(

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import bytewise, insert
+from app.db.hot import HotStatement
 from app.domains.tenants.tables import tenant_state, tenants
 
 _COLUMNS = (
@@ -20,25 +21,19 @@ _COLUMNS = (
     tenant_state.c.frozen_reason,
 )
 _JOINED = tenants.join(tenant_state, tenant_state.c.tenant_id == tenants.c.tenant_id)
+_WHOLE = sa.select(*_COLUMNS).select_from(_JOINED).where(tenants.c.tenant_id == sa.bindparam("tenant"))
+_ONE, _LOCKED = HotStatement(_WHOLE), HotStatement(_WHOLE.with_for_update(of=tenants))
 
 
 def insert_tenant(connection: DriverConnection, row: Mapping[str, Any], *, tenant_id: str) -> bool:
     """Insert a tenant; return False when its id or slug is taken."""
-    statement = (
-        insert(connection, tenants)
-        .values(**{**row, "tenant_id": tenant_id})
-        .on_conflict_do_nothing()
-        .returning(tenants.c.tenant_id)
-    )
-    return connection.scalars(statement).one_or_none() is not None
+    statement = insert(connection, tenants).on_conflict_do_nothing().returning(tenants.c.tenant_id)
+    return connection.scalars(statement, {**row, "tenant_id": tenant_id}).one_or_none() is not None
 
 
 def get_tenant(connection: DriverConnection, *, tenant_id: str, lock: bool = False) -> Row | None:
     """Return the tenant's row with its switch, locked for a change if asked."""
-    statement = sa.select(*_COLUMNS).select_from(_JOINED).where(tenants.c.tenant_id == tenant_id)
-    if lock:
-        statement = statement.with_for_update(of=tenants)
-    return connection.execute(statement).mappings().one_or_none()
+    return next(iter(connection.hot(_LOCKED if lock else _ONE, {"tenant": tenant_id})), None)
 
 
 def list_tenants(
@@ -56,6 +51,12 @@ def list_tenants(
         statement = statement.where(bytewise(connection, tenants.c.tenant_id) > after)
     if status is not None:
         statement = statement.where(tenants.c.status == status)
+    return connection.execute(statement).mappings().all()
+
+
+def list_plans(connection: DriverConnection) -> Sequence[Row]:
+    """Return tenant_id and plan of every tenant; the system's own is left out."""
+    statement = sa.select(tenants.c.tenant_id, tenants.c.plan).where(tenants.c.tenant_id != "_system")
     return connection.execute(statement).mappings().all()
 
 

@@ -171,8 +171,9 @@ def list_page(
 
 def view(row: Mapping[str, Any]) -> KeyView:
     """Return the view of a key; its hash never leaves."""
-    members = {name: row[name] for name in KeyView.model_fields}
-    return KeyView.model_validate({**members, "scopes": loads(row["scopes"])})
+    members = {name: row[name] for name in KeyView.model_fields if name != "protected_state"}
+    state = "INTACT" if row["erased_fact_id"] is None else "ERASED"
+    return KeyView.model_validate({**members, "scopes": loads(row["scopes"]), "protected_state": state})
 
 
 def image(row: Mapping[str, Any]) -> dict[str, Any]:

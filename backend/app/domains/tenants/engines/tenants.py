@@ -100,6 +100,11 @@ def list_page(
     return driver.list_tenants(connection, after=after, status=status, limit=limit)
 
 
+def plans(connection: DriverConnection) -> Mapping[str, Plan]:
+    """Return the plan of every tenant."""
+    return {row["tenant_id"]: Plan(row["plan"]) for row in driver.list_plans(connection)}
+
+
 def usage(
     connection: DriverConnection, *, tenant_id: str, now: datetime, tokens_this_month: float
 ) -> TenantUsage:

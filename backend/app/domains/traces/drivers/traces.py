@@ -19,7 +19,7 @@ _RAW = tuple(as_stored(column) for column in _ALL)
 
 def insert_trace(connection: DriverConnection, *, tenant_id: str, row: Mapping[str, Any]) -> None:
     """Insert the trace of an attempt that begins."""
-    connection.execute(aos_traces.insert().values({**row, "tenant_id": tenant_id}))
+    connection.execute(aos_traces.insert(), {**row, "tenant_id": tenant_id})
 
 
 def get_trace(

@@ -25,12 +25,12 @@ from app.domains.traces.models import (
     MAX_PAYLOAD_BYTES,
     MICRO,
     Head,
-    Metric,
     PreparedStep,
     StepInput,
     Totals,
     TraceStatus,
 )
+from app.kernel.amounts import Metric
 from app.kernel.canonical_json import CanonicalJsonError, dumps
 from app.kernel.clock import format_time
 from app.kernel.hashing import keyed_digest
@@ -113,12 +113,12 @@ def prepare_step(step: StepInput, *, position: int, salt_hex: str, recorded_at: 
     return PreparedStep(
         row=row,
         statement_hash=chain.statement_hash(chain.step_statement(row)),
-        content=_content_text(row, step.occurred_at),
+        content=content_text(row, step.occurred_at),
         used=step.usage,
     )
 
 
-def _content_text(row: Mapping[str, Any], occurred_at: datetime | None) -> str:
+def content_text(row: Mapping[str, Any], occurred_at: datetime | None) -> str:
     """Return what the caller said, for replay detection: not when we heard it, not under which salt."""
     said = [row[name] for name in _CLEAR]
     said.append(None if occurred_at is None else format_time(occurred_at))
@@ -141,21 +141,34 @@ def content_hashes(steps: Sequence[PreparedStep], key: bytes) -> list[str]:
     return [keyed_digest(key, step.content) for step in steps]
 
 
+def external_ids(steps: Sequence[PreparedStep]) -> list[str]:
+    """Return the ids that the steps of a batch bear elsewhere."""
+    return [str(step.row["external_id"]) for step in steps if step.row["external_id"] is not None]
+
+
 def find_met(
-    connection: DriverConnection, steps: Sequence[PreparedStep], trace: Mapping[str, Any], *, tenant_id: str
+    connection: DriverConnection,
+    steps: Sequence[PreparedStep],
+    trace: Mapping[str, Any],
+    *,
+    tenant_id: str,
+    met: Sequence[Mapping[str, Any]] | None = None,
 ) -> Overlap:
-    """Return where a held trace stands and which of its steps a batch meets; asked only where it can any."""
-    first, last = steps[0].step_index, steps[-1].step_index
-    named = [str(step.row["external_id"]) for step in steps if step.row["external_id"] is not None]
-    met: Sequence[Mapping[str, Any]] = ()
-    if first < trace["step_count"] or named:
-        met = driver.list_met(
-            connection,
-            tenant_id=tenant_id,
-            trace_id=trace["trace_id"],
-            indices=(first, last) if first < trace["step_count"] else None,
-            external_ids=named,
-        )
+    """Return where a held trace stands and which of its steps a batch meets.
+
+    Without `met`, read with the trace, the database is asked, and only where the batch can meet any.
+    """
+    first, last, named = steps[0].step_index, steps[-1].step_index, external_ids(steps)
+    if met is None:
+        met = ()
+        if first < trace["step_count"] or named:
+            met = driver.list_met(
+                connection,
+                tenant_id=tenant_id,
+                trace_id=trace["trace_id"],
+                indices=(first, last) if first < trace["step_count"] else None,
+                external_ids=named,
+            )
     totals = Totals(trace["input_tokens"], trace["output_tokens"], trace["cost_micro"])
     return Overlap(
         trace_id=trace["trace_id"],
