@@ -22,7 +22,8 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13 python;
 unexport PYTHONPATH PYTHONHOME
 
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-INSTALL := $(PIP) install --no-compile --require-hashes --requirement
+# The requirements are complete, so nothing has to be resolved.
+INSTALL := $(PIP) install --no-compile --no-deps --require-hashes --requirement
 INSTALL_PROJECT := $(PIP) install --no-deps --no-build-isolation --no-index --editable .
 # pip compiles on one core, and not the project, which every process of a first run would then compile.
 COMPILE := $(BIN)/python -m compileall -q -j 0 $(VENV)/lib backend/app backend/verifier

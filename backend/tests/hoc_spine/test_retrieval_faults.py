@@ -217,8 +217,11 @@ def settings_of(world: World, **members: Any) -> Settings:
     return world.tenant.spine.services.settings.model_copy(update=members)
 
 
-def test_a_crash_between_reading_and_the_commit_gives_nothing_away(
-    world: World, second_connection: sa.Connection, monkeypatch: pytest.MonkeyPatch
+def test_a_crash_between_reading_and_the_commit_is_one_failure_on_record(
+    world: World,
+    second_connection: sa.Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    clock: SteerableClock,
 ) -> None:
     inserted = evidence_engine.insert
 
@@ -236,10 +239,14 @@ def test_a_crash_between_reading_and_the_commit_gives_nothing_away(
             os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
-    assert rows_of(second_connection, world.tenant) == []
+    assert (rows_of(second_connection, world.tenant), journal(second_connection, world.tenant)) == ([], 1)
     monkeypatch.setattr(evidence_engine, "insert", inserted)
+    clock.advance(minutes=5)
+    assert recover_at_once(world.tenant) == 1
+    (row,) = rows_of(second_connection, world.tenant)
+    assert (row["outcome"], row["reason_code"], row["documents"]) == ("FAILED", "INTERNAL_ERROR", "[]")
     assert world.access().success
-    assert len(rows_of(second_connection, world.tenant)) == 1
+    assert len(rows_of(second_connection, world.tenant)) == 2
 
 
 def test_a_bug_on_the_way_is_the_failure_that_the_evidence_tells_of(
@@ -262,16 +269,21 @@ def test_a_bug_on_the_way_is_the_failure_that_the_evidence_tells_of(
         assert (result.error.kind, result.committed) == (ErrorKind.UPSTREAM_FAILED, True)
 
 
-def test_a_bug_that_stays_gives_nothing_away(
-    world: World, second_connection: sa.Connection, monkeypatch: pytest.MonkeyPatch
+def test_a_bug_that_stays_gives_nothing_away_and_is_recorded_once_it_is_mended(
+    world: World, second_connection: sa.Connection, monkeypatch: pytest.MonkeyPatch, clock: SteerableClock
 ) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ValueError("a bug")
 
-    monkeypatch.setattr(evidence_engine, "insert", broken)
-    result = world.access()
+    with monkeypatch.context() as patched:
+        patched.setattr(evidence_engine, "insert", broken)
+        result = world.access()
     assert (result.data, result.committed, result.error_code) == (None, False, "EVIDENCE_NOT_RECORDED")
     assert rows_of(second_connection, world.tenant) == []
+    clock.advance(minutes=5)
+    assert recover_at_once(world.tenant) == 1
+    (row,) = rows_of(second_connection, world.tenant)
+    assert (row["outcome"], row["reason_code"]) == ("FAILED", "INTERNAL_ERROR")
 
 
 @pytest.fixture

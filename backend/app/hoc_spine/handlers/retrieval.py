@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from typing import Any
 
 from prometheus_client import Counter, Histogram
 
-from app.connectors.values import PlaneConnector
 from app.domains.retrieval.engines import attempts
 from app.domains.retrieval.engines import evidence as engine
 from app.domains.retrieval.engines.access import MAX_PAYLOAD_BYTES, Attempt, check_unchanged
@@ -51,7 +51,6 @@ def prepare_access(ctx: PrepareContext, payload: AccessInput) -> Attempt:
     if size > MAX_PAYLOAD_BYTES:
         raise payload_too_large(size, MAX_PAYLOAD_BYTES)
     attempt: Attempt | None = None
-    connector: PlaneConnector | None = None
     try:
         with ctx.read_unit() as connection:
             attempt = coordinator.open_attempt(
@@ -60,23 +59,21 @@ def prepare_access(ctx: PrepareContext, payload: AccessInput) -> Attempt:
             connector = coordinator.judge(
                 connection, attempt, payload, services=ctx.services, request=ctx.request
             )
-            if connector is not None and connector.reads_database:
-                coordinator.execute(connection, connector, attempt, payload, tenant_id=ctx.tenant_id)
+        if connector is not None:
+            _keep(ctx, attempt, payload)
+            with ctx.read_unit() if connector.reads_database else nullcontext() as reading:
+                coordinator.execute(reading, connector, attempt, payload, tenant_id=ctx.tenant_id)
     except HocError:
         raise
     except Exception as error:
         if attempt is None:
             raise
         coordinator.give_up(attempt, error)
-        return attempt
-    if connector is not None and not connector.reads_database:
-        _keep(ctx, attempt, payload)
-        coordinator.execute(None, connector, attempt, payload, tenant_id=ctx.tenant_id)
     return attempt
 
 
 def _keep(ctx: PrepareContext, attempt: Attempt, payload: AccessInput) -> None:
-    """Commit the access before a source outside hears of it, which leaves evidence whatever becomes of us."""
+    """Commit the access before its source is asked, which leaves evidence whatever becomes of us."""
     timeout = timedelta(seconds=attempt.plane_config["timeout_seconds"])
     deadline = ctx.services.clock.now() + timeout
     row = _row(ctx, attempt, payload, completed_at=deadline)

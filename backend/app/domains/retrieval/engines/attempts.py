@@ -1,4 +1,4 @@
-"""Retrieval L5: accesses that ask a source outside, kept until their evidence is written."""
+"""Retrieval L5: accesses whose source is being asked, kept until their evidence is written."""
 
 from __future__ import annotations
 
