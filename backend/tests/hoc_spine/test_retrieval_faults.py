@@ -18,7 +18,6 @@ from app.bootstrap import build_spine
 from app.connectors.sql import SqlConnector
 from app.domains.retrieval.engines import evidence as evidence_engine
 from app.hoc_spine.coordinators import retrieval_access
-from app.hoc_spine.maintenance import Maintenance
 from app.hoc_spine.operation_registry import OperationResult
 from app.hoc_spine.spine import Spine
 from app.kernel.errors import ErrorKind
@@ -316,7 +315,7 @@ def test_an_access_that_is_killed_has_exactly_one_row_that_says_it_failed(
         assert os.WTERMSIG(status) == signal.SIGKILL
     # The last one died before its source was asked: that was no attempt that anybody outside saw.
     assert (rows_of(second_connection, federated), journal(second_connection, federated)) == ([], 2)
-    assert Maintenance(spine).run_round().done["retrieval.recover"] == 0
+    assert recover_at_once(federated) == 0
     federated.call("runs.complete", {"run_id": "r-1", "status": "succeeded"})
     clock.advance(minutes=5)
     assert recover_at_once(federated) == 2
@@ -332,7 +331,7 @@ def test_an_access_that_is_killed_has_exactly_one_row_that_says_it_failed(
     proof = federated.call("runs.proof", {"run_id": "r-1"})
     assert proof.integrity.verification_status != "FAILED"
     assert proof.facts.status == "COMPLETE"
-    assert Maintenance(spine).run_round().done["retrieval.recover"] == 0
+    assert recover_at_once(federated) == 0
 
 
 def recover_at_once(tenant: Tenant) -> int:
@@ -373,26 +372,6 @@ def test_an_access_that_was_given_up_answers_as_its_evidence_says(
 
     monkeypatch.setattr(SqlConnector, "execute", slow)
     one_row(orders(federated), "FAILED", "INTERNAL_ERROR")
-
-
-def test_a_bug_that_stays_leaves_the_evidence_of_a_foreign_access_to_maintenance(
-    federated: Tenant,
-    orders: Callable[[Tenant], OperationResult],
-    second_connection: sa.Connection,
-    clock: SteerableClock,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def broken(*_: Any, **__: Any) -> None:
-        raise ValueError("a bug")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(evidence_engine, "insert", broken)
-        assert orders(federated).error_code == "EVIDENCE_NOT_RECORDED"
-    assert rows_of(second_connection, federated) == []
-    clock.advance(minutes=5)
-    assert Maintenance(federated.spine).run_round().done["retrieval.recover"] == 1
-    (row,) = rows_of(second_connection, federated)
-    assert (row["outcome"], row["reason_code"]) == ("FAILED", "INTERNAL_ERROR")
 
 
 def test_another_process_obeys_at_once(world: World) -> None:
