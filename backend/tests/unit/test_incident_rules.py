@@ -11,6 +11,7 @@ from app.domains.incidents.engines.incidents import (
     Step,
     check_escalation,
     decide_step,
+    redacted,
     severity_of,
     signature_of,
 )
@@ -72,6 +73,14 @@ def test_a_signature_is_equal_for_the_same_trouble_and_for_nothing_else() -> Non
         signature_of(draft(error_code="E", category=IncidentCategory.MANUAL), "agent"),
     }
     assert len(others | {same}) == 5
+
+
+def test_texts_are_redacted_and_references_are_not() -> None:
+    # The digits within this id are a valid number of a card.
+    reference = "dec_01a1fa71266270019228affea1824246"
+    texts = redacted(draft(title=reference, trigger_ref=reference))
+    assert "REDACTED_CARD" in texts["title"]
+    assert "trigger_ref" not in texts
 
 
 def test_the_state_table_of_incidents() -> None:

@@ -195,6 +195,7 @@ def _prevent(
             **incidents.redacted(draft),
             **_said(draft),
             "incident_id": draft.incident_id,
+            "trigger_ref": draft.trigger_ref,
             "dedupe_key": draft.dedupe_key,
             "cause_type": draft.cause_type.value,
             "source_type": draft.source_type.value,

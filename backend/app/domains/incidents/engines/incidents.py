@@ -98,7 +98,6 @@ def redacted(draft: IncidentDraft) -> dict[str, str | None]:
         "title": draft.title,
         "description": draft.description,
         "error_message": draft.error_message,
-        "trigger_ref": draft.trigger_ref,
     }
     clean = {name: None if text is None else redact_text(text)[0] for name, text in texts.items()}
     return clean | {"title": str(clean["title"])[:MAX_TITLE]}
@@ -158,7 +157,8 @@ def _row(unit: GovernedUnit, draft: IncidentDraft, run: Row | None) -> dict[str,
         "source_type": draft.source_type.value,
         "category": draft.category.value,
         "error_code": draft.error_code,
-        "trigger_ref": texts["trigger_ref"],
+        # A reference, no text: digits inside an id may look like a number of a card.
+        "trigger_ref": draft.trigger_ref,
         "impact_scope": scope.value,
         "affected_agent_id": agent_id,
         "recurrence_signature": signature_of(draft, agent_id),
