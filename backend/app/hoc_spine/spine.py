@@ -311,7 +311,7 @@ class Spine:
         inner = replace(ctx, operation=operation.name, request=request, prepared=None)
         with ctx.savepoint():
             if operation.prepare is not None:
-                inner.prepared = operation.prepare(self._prepare_context(ctx.request, ctx.now), model)
+                inner.prepared = operation.prepare(_JoinedPrepare(inner), model)
             outcome = operation.handler(inner, model)
             if isinstance(outcome, Refusal):
                 raise outcome.error
