@@ -8,17 +8,12 @@ from typing import Any
 
 from app.db.connection import Row
 from app.domains.activity.models.runs import Ending, OutcomeKind, RunStatus, TerminationReason
-from app.domains.decisions.engines.emitting import About, emit_policy_evaluation_decision
-from app.domains.decisions.models.vocabulary import (
-    CausalRole,
-    DecisionOutcome,
-)
-from app.domains.policies.engines import preventions
+from app.domains.decisions.models.vocabulary import CausalRole
 from app.domains.policies.engines.guards import GuardMatch, judge
-from app.domains.policies.engines.preventions import PreventionDraft
 from app.domains.policies.engines.snapshots import CompiledSnapshot
 from app.domains.policies.errors import SnapshotInvalidError
 from app.domains.policies.models.vocabulary import EnforcementMode, Moment, PreventionOutcome
+from app.hoc_spine.coordinators.rule_records import record_matches
 from app.hoc_spine.coordinators.run_policies import load_snapshot, revoked_rules, run_inputs
 from app.hoc_spine.operation_context import OperationContext
 
@@ -86,7 +81,16 @@ def judge_completion(
         return Judged(ending, governing)
     stops = verdict.blocking[0] if verdict.blocking and ending.status is RunStatus.SUCCEEDED else None
     outcomes = [_outcome(match, stops) for match in verdict.matches]
-    decision_id, ids = _record(ctx, run, snapshot, inputs, verdict.matches, outcomes)
+    decision_id, ids = record_matches(
+        ctx,
+        run,
+        snapshot,
+        Moment.COMPLETION,
+        inputs,
+        verdict.matches,
+        outcomes,
+        role=CausalRole.POST_RUN,
+    )
     recorded = tuple(outcome.value for outcome in outcomes)
     if stops is None:
         return Judged(ending, governing, recorded)
@@ -114,46 +118,3 @@ def _outcome(match: GuardMatch, stops: GuardMatch | None) -> PreventionOutcome:
         # Blocked and halted is STOPPED; an ending that is no success is a fact that nothing blocks.
         return PreventionOutcome.AUDITED if stops is None else PreventionOutcome.STOPPED
     return PreventionOutcome.WARNED if match.mode is EnforcementMode.WARN else PreventionOutcome.AUDITED
-
-
-def _record(
-    ctx: OperationContext,
-    run: Row,
-    snapshot: CompiledSnapshot,
-    inputs: Mapping[str, Any],
-    matches: Sequence[GuardMatch],
-    outcomes: Sequence[PreventionOutcome],
-) -> tuple[str, list[str]]:
-    gravest = max(outcomes, key=lambda outcome: list(PreventionOutcome).index(outcome))
-    spoken = matches[outcomes.index(gravest)]
-    decision_id = emit_policy_evaluation_decision(
-        ctx,
-        DecisionOutcome(gravest.value),
-        {"moment": Moment.COMPLETION.value, **inputs},
-        About(
-            reason=spoken.message,
-            run_id=run["run_id"],
-            attempt=run["attempt"],
-            request_id=ctx.request.request_id,
-            snapshot_id=snapshot.snapshot_id,
-        ),
-        role=CausalRole.POST_RUN,
-        matched=[match.as_json() for match in matches],
-    )
-    drafts = [
-        PreventionDraft(
-            rule_id=match.rule.rule_id,
-            rule_version=match.rule.rule_version,
-            rule_hash=match.rule.content_hash,
-            outcome=outcome,
-            moment=Moment.COMPLETION,
-            decision_id=decision_id,
-            reason=match.message,
-            run_id=run["run_id"],
-            attempt=run["attempt"],
-            snapshot_id=snapshot.snapshot_id,
-            is_synthetic=bool(run["is_synthetic"]),
-        )
-        for match, outcome in zip(matches, outcomes, strict=True)
-    ]
-    return decision_id, preventions.record_preventions(ctx, drafts)

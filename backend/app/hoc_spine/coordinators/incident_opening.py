@@ -341,13 +341,10 @@ def _prevention(
     snapshot_id: str | None,
 ) -> PreventionDraft:
     return PreventionDraft(
-        rule_id=match.rule.rule_id,
-        rule_version=match.rule.rule_version,
-        rule_hash=match.rule.content_hash,
+        match=match,
         outcome=outcome,
         moment=Moment.INCIDENT,
         decision_id=decision_id,
-        reason=match.message,
         run_id=None if run is None else run["run_id"],
         attempt=_attempt(draft, run),
         snapshot_id=snapshot_id,

@@ -241,13 +241,10 @@ def _record_matches(
 ) -> None:
     drafts = [
         PreventionDraft(
-            rule_id=match.rule.rule_id,
-            rule_version=match.rule.rule_version,
-            rule_hash=match.rule.content_hash,
+            match=match,
             outcome=_OUTCOMES[match.mode],
             moment=Moment.START,
             decision_id=decision_id,
-            reason=match.message,
             run_id=run_id,
             attempt=None if run_id is None else 1,
             snapshot_id=given.snapshot.snapshot_id,

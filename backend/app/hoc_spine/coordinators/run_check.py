@@ -196,13 +196,10 @@ def _prevention(match: GuardMatch, facts: CheckFacts, found: Judgement, decision
     if outcome is PreventionOutcome.BLOCKED and found.halts and rule.halts_run:
         outcome = PreventionOutcome.STOPPED
     return PreventionDraft(
-        rule_id=rule.rule_id,
-        rule_version=rule.rule_version,
-        rule_hash=rule.content_hash,
+        match=match,
         outcome=outcome,
         moment=Moment.STEP if Moment.STEP in rule.moments else Moment.USAGE,
         decision_id=decision_id,
-        reason=match.message,
         run_id=run["run_id"],
         attempt=run["attempt"],
         snapshot_id=run["policy_snapshot_id"],

@@ -10,19 +10,14 @@ from app.db.connection import Row
 from app.domains.activity.engines import runs
 from app.domains.activity.models.runs import OutcomeKind, RunStatus, TerminationReason
 from app.domains.controls.models.vocabulary import LimitCategory
-from app.domains.decisions.engines.emitting import About, emit_policy_evaluation_decision
-from app.domains.decisions.models.vocabulary import (
-    CausalRole,
-    DecisionOutcome,
-)
-from app.domains.policies.engines import guards, preventions
+from app.domains.decisions.models.vocabulary import CausalRole
+from app.domains.policies.engines import guards
 from app.domains.policies.engines.guards import GuardMatch, GuardVerdict
-from app.domains.policies.engines.preventions import PreventionDraft
-from app.domains.policies.engines.snapshots import CompiledSnapshot
 from app.domains.policies.errors import SnapshotInvalidError
 from app.domains.policies.models.vocabulary import EnforcementMode, Moment, PreventionOutcome
 from app.hoc_spine.coordinators import run_policies
 from app.hoc_spine.coordinators.limit_use import UseResult
+from app.hoc_spine.coordinators.rule_records import record_matches
 from app.hoc_spine.coordinators.run_completion import halt_by_rule
 from app.hoc_spine.operation_context import OperationContext
 
@@ -110,28 +105,8 @@ def _judge_rules(
     if not verdict.matches:
         return verdict, None
     outcomes = [_outcome(match, verdict.halting) for match in verdict.matches]
-    gravest = max(outcomes, key=lambda outcome: list(PreventionOutcome).index(outcome))
-    spoken = verdict.matches[outcomes.index(gravest)]
-    decision_id = emit_policy_evaluation_decision(
-        ctx,
-        DecisionOutcome(gravest.value),
-        {"moment": Moment.USAGE.value, **inputs},
-        About(
-            reason=spoken.message,
-            run_id=run["run_id"],
-            attempt=run["attempt"],
-            request_id=ctx.request.request_id,
-            snapshot_id=snapshot.snapshot_id,
-        ),
-        role=CausalRole.IN_RUN,
-        matched=[match.as_json() for match in verdict.matches],
-    )
-    ids = preventions.record_preventions(
-        ctx,
-        [
-            _prevention(run, snapshot, *pair, decision_id)
-            for pair in zip(verdict.matches, outcomes, strict=True)
-        ],
+    _, ids = record_matches(
+        ctx, run, snapshot, Moment.USAGE, inputs, verdict.matches, outcomes, role=CausalRole.IN_RUN
     )
     if verdict.halting is None:
         return verdict, None
@@ -140,25 +115,3 @@ def _judge_rules(
 
 def _outcome(match: GuardMatch, halting: GuardMatch | None) -> PreventionOutcome:
     return PreventionOutcome.STOPPED if match is halting else _OUTCOMES[match.mode]
-
-
-def _prevention(
-    run: Row,
-    snapshot: CompiledSnapshot,
-    match: GuardMatch,
-    outcome: PreventionOutcome,
-    decision_id: str,
-) -> PreventionDraft:
-    return PreventionDraft(
-        rule_id=match.rule.rule_id,
-        rule_version=match.rule.rule_version,
-        rule_hash=match.rule.content_hash,
-        outcome=outcome,
-        moment=Moment.USAGE,
-        decision_id=decision_id,
-        reason=match.message,
-        run_id=run["run_id"],
-        attempt=run["attempt"],
-        snapshot_id=snapshot.snapshot_id,
-        is_synthetic=bool(run["is_synthetic"]),
-    )

@@ -10,6 +10,7 @@ from app.db.connection import DriverConnection, Row
 from app.db.gather import Question
 from app.db.unit import GovernedUnit
 from app.domains.policies.drivers import preventions as driver
+from app.domains.policies.engines.guards import GuardMatch
 from app.domains.policies.models.vocabulary import Moment, PreventionOutcome
 from app.kernel.canonical_json import dumps
 
@@ -18,13 +19,10 @@ from app.kernel.canonical_json import dumps
 class PreventionDraft:
     """One match to be recorded; `prevented_event` is the incident that was not opened, redacted."""
 
-    rule_id: str
-    rule_version: int
-    rule_hash: str
+    match: GuardMatch
     outcome: PreventionOutcome
     moment: Moment
     decision_id: str
-    reason: str
     run_id: str | None = None
     attempt: int | None = None
     snapshot_id: str | None = None
@@ -43,14 +41,15 @@ def record_preventions(unit: GovernedUnit, drafts: Sequence[PreventionDraft]) ->
 
 
 def _row(unit: GovernedUnit, draft: PreventionDraft) -> dict[str, Any]:
+    rule = draft.match.rule
     event = None if draft.prevented_event is None else dumps(dict(draft.prevented_event))
     row: dict[str, Any] = {
         "prevention_id": unit.new_id("prv"),
         "run_id": draft.run_id,
         "attempt": draft.attempt,
-        "rule_id": draft.rule_id,
-        "rule_version": draft.rule_version,
-        "rule_hash": draft.rule_hash,
+        "rule_id": rule.rule_id,
+        "rule_version": rule.rule_version,
+        "rule_hash": rule.content_hash,
         "snapshot_id": draft.snapshot_id,
         "decision_id": draft.decision_id,
         "outcome": draft.outcome.value,
@@ -59,7 +58,7 @@ def _row(unit: GovernedUnit, draft: PreventionDraft) -> dict[str, Any]:
         "confidence": 100,
         "is_synthetic": draft.is_synthetic,
         "created_at": unit.now,
-        **unit.protect({"prevented_event": event, "reason": draft.reason}),
+        **unit.protect({"prevented_event": event, "reason": draft.match.message}),
     }
     row["fact_id"] = unit.facts.add("prevention", row, run_id=draft.run_id, attempt=draft.attempt)
     return row
