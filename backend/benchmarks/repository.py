@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import psycopg
 import sqlalchemy as sa
 
 from app.db.engine import make_engine
 from app.db.metadata import metadata
+from app.db.migrations import upgrade
 from app.domains.repository import tables
 from benchmarks.report import Round
 from benchmarks.repository_deeds import BATCH
@@ -72,9 +74,18 @@ def _shelf(stage: Stage, backend: Backend) -> Shelf:
     if known is None:
         _FOLDERS.append(tempfile.TemporaryDirectory(prefix="hoc-bench-"))
         folder = Path(_FOLDERS[-1].name)
-        url = f"sqlite:///{folder}/knowledge.db" if backend == "SQLite" else stage.database_url
+        url = f"sqlite:///{folder}/knowledge.db" if backend == "SQLite" else _database(stage)
         known = _SHELVES[id(stage), backend] = Shelf(backend, url, folder)
     return known
+
+
+def _database(stage: Stage) -> str:
+    """Make a database of its own: the server would sequence and verify the rows that a floor copies."""
+    with psycopg.connect(stage.dsn, autocommit=True) as owner:
+        owner.execute("CREATE DATABASE knowledge")
+    url = sa.make_url(stage.database_url).set(database="knowledge").render_as_string(hide_password=False)
+    upgrade(url)
+    return url
 
 
 class _OfRepository:
