@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import structlog
 from pydantic import BaseModel
 
-from app.domains.tenants.models import Standing
 from app.hoc_spine.audit_store import AuditStore
 from app.hoc_spine.authentication import Authenticator, AuthFailure, Credential
-from app.hoc_spine.authority import Verdict, invalid_credentials, judge_door, judge_standing
+from app.hoc_spine.authority import Verdict, judge_door
 from app.hoc_spine.consequences.pipeline import ConsequencePipeline
 from app.hoc_spine.dispatch_audit import build_dispatch_record
-from app.hoc_spine.operation_context import FactRecorder, OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation, OperationRegistry, OperationResult, Refusal
+from app.hoc_spine.execution import Attempt, Executor
+from app.hoc_spine.operation_context import OperationContext
+from app.hoc_spine.operation_registry import Operation, OperationRegistry, OperationResult
 from app.hoc_spine.payload import parse_input
 from app.hoc_spine.ports import Services, SpinePorts
-from app.hoc_spine.stored_answers import from_stored, request_digest, to_stored
-from app.hoc_spine.transactions import Role, SpineConnection, Transactions, outage
-from app.kernel.context import Precondition, RequestContext
+from app.hoc_spine.transactions import Role, Transactions
+from app.hoc_spine.unit import Unit
+from app.kernel.context import RequestContext
 from app.kernel.errors import ErrorKind, HocError, safe_trace
 
 RUN_CLOSED = "RUN_CLOSED"
@@ -39,21 +37,8 @@ class Background(Protocol):
     def stop(self) -> None: ...
 
 
-@dataclass(slots=True)
-class _Attempt:
-    """What is known about a dispatch while it runs; `now` is one for all its parts."""
-
-    now: datetime
-    verdict: Verdict = field(default_factory=Verdict)
-    began: bool = False
-    data: Any = None
-    error: HocError | None = None
-    committed: bool = False
-    replayed: bool = False
-
-
 class Spine:
-    """The executor: registry, transactions, authority, facts, records, consequences."""
+    """Registry, transactions, authority, facts, records, consequences."""
 
     def __init__(
         self,
@@ -71,7 +56,7 @@ class Spine:
         self.audit_store = audit_store
         self.pipeline = pipeline
         self.background: list[Background] = []
-        self._ports = ports
+        self.executor = Executor(registry, transactions, ports, services)
         self.authenticator = Authenticator(transactions, ports.find_credential, services.clock)
 
     def authenticate(self, api_key: str) -> Credential | AuthFailure:
@@ -95,26 +80,16 @@ class Spine:
     ) -> OperationResult:
         """Run one operation as one unit of work; always a result, never a leaked exception."""
         started = time.perf_counter()
-        attempt = _Attempt(self.services.clock.now())
-        operation: Operation | None = None
+        attempt = Attempt(name, context, self.services.clock.now())
         try:
-            operation = self.registry.get(name)
-            self._run(operation, context, payload, attempt)
+            self._run(attempt, payload)
         except HocError as error:
             attempt.error = error
-        except Exception as error:  # noqa: BLE001 - a bug is a result too, with its trace in the log
-            attempt.error = _bug(error, name, context)
-        duration_ms = (time.perf_counter() - started) * 1000
-        self._after(operation, name, context, attempt, duration_ms)
-        return OperationResult(
-            success=attempt.error is None,
-            data=attempt.data if attempt.error is None else None,
-            error=attempt.error,
-            operation=name,
-            duration_ms=duration_ms,
-            committed=attempt.committed,
-            replayed=attempt.replayed,
-        )
+        except Exception as error:  # noqa: BLE001 - a bug is a result too
+            attempt.fail(error)
+        attempt.duration_ms = (time.perf_counter() - started) * 1000
+        self._record(attempt)
+        return attempt.result()
 
     @contextmanager
     def unit(self, context: RequestContext) -> Iterator[Unit]:
@@ -122,56 +97,48 @@ class Spine:
 
         Dispatch records, wake-ups and consequences follow its end.
         """
-        unit = Unit(self, context)
+        attempts: list[Attempt] = []
         try:
             with self.transactions.write(context.tenant_id) as connection:
-                unit._open(connection)
+                ctx = self.executor.shared_context(context, connection, self.services.clock.now())
+                unit = Unit(self.executor, ctx)
+                attempts = unit.attempts
                 yield unit
-                unit._flush()
+                self.executor.flush(ctx)
         except BaseException:
-            unit._report(committed=False)
+            for attempt in attempts:
+                # What a rolled back unit had answered was not kept: its record must not say so.
+                attempt.error = attempt.error or HocError(
+                    ErrorKind.CONFLICT, "ROLLED_BACK", "Its transaction was taken back."
+                )
+                self._record(attempt)
             raise
-        unit._report(committed=True)
+        _call_back(ctx)
+        for attempt in attempts:
+            attempt.committed = attempt.error is None
+            self._record(attempt)
 
-    def _run(
-        self,
-        operation: Operation,
-        context: RequestContext,
-        payload: BaseModel | Mapping[str, Any],
-        attempt: _Attempt,
-    ) -> None:
-        attempt.verdict = judge_door(operation, context)
-        if attempt.verdict.refusal is not None:
-            raise attempt.verdict.refusal
+    def _run(self, attempt: Attempt, payload: BaseModel | Mapping[str, Any]) -> None:
+        operation = attempt.operation = self.registry.get(attempt.name)
+        attempt.admit(judge_door(operation, attempt.request))
         model = parse_input(operation, payload)
-        role: Role = "hoc_maintenance" if operation.door == "operator" else "hoc_app"
-        prepared = None
         if operation.prepare is not None:
-            prepared = operation.prepare(self._prepare_context(context, attempt.now), model)
-        if operation.mode == "read":
-            outcome = self._read(operation, context, model, prepared, role, attempt)
-        else:
-            attempt.began = True
-            outcome = self._settled(operation, context, model, prepared, role, attempt)
-            attempt.committed = True
-        if isinstance(outcome, Refusal):
-            attempt.error = outcome.error
-        else:
-            attempt.data = outcome
-
-    def _read(
-        self,
-        operation: Operation,
-        context: RequestContext,
-        model: BaseModel,
-        prepared: Any,
-        role: Role,
-        attempt: _Attempt,
-    ) -> Any:
+            prepare = self.executor.prepare_context(attempt.request, attempt.now)
+            attempt.prepared = operation.prepare(prepare, model)
         attempt.began = True
-        with self.transactions.read(context.tenant_id, snapshot=operation.snapshot, role=role) as connection:
-            ctx = self._context(operation.name, context, connection, attempt.now)
-            ctx.prepared = prepared
+        if operation.mode == "read":
+            attempt.answer(self._read(operation, model, attempt))
+        else:
+            outcome = self._settled(operation, model, attempt)
+            attempt.committed = True
+            attempt.answer(outcome)
+
+    def _read(self, operation: Operation, model: BaseModel, attempt: Attempt) -> Any:
+        with self.transactions.read(
+            attempt.request.tenant_id, snapshot=operation.snapshot, role=_role(operation)
+        ) as connection:
+            ctx = self.executor.context(operation.name, attempt.request, connection, attempt.now)
+            ctx.prepared = attempt.prepared
             outcome = operation.handler(ctx, model)
         if ctx.facts.queued or ctx.entries or ctx.events:
             raise RuntimeError(f"{operation.name} is a read, and what it recorded would be lost")
@@ -179,292 +146,67 @@ class Spine:
             attempt.verdict = Verdict(degraded=True)
         return outcome
 
-    def _settled(
-        self,
-        operation: Operation,
-        context: RequestContext,
-        model: BaseModel,
-        prepared: Any,
-        role: Role,
-        attempt: _Attempt,
-    ) -> Any:
+    def _settled(self, operation: Operation, model: BaseModel, attempt: Attempt) -> Any:
         settlement = operation.settlement
         if settlement is None:
-            return self._unit(operation, context, model, prepared, role, attempt)
+            return self._write(operation, model, attempt)
         try:
-            return self._unit(operation, context, model, prepared, role, attempt)
+            return self._write(operation, model, attempt)
         except HocError as first:
             if first.code == RUN_CLOSED:
                 # The run ended between the handler's look and its facts: the next look sees that.
-                return self._unit(operation, context, model, prepared, role, attempt)
+                return self._write(operation, model, attempt)
             if first.kind is not ErrorKind.UNAVAILABLE:
                 raise
             try:
-                if settlement.is_recorded(self._prepare_context(context, attempt.now), prepared):
+                prepare = self.executor.prepare_context(attempt.request, attempt.now)
+                if settlement.is_recorded(prepare, attempt.prepared):
                     return attempt.data
-                return self._unit(operation, context, model, prepared, role, attempt)
+                return self._write(operation, model, attempt)
             except HocError as second:
                 raise settlement.refusal() from second
         except Exception as bug:
             if settlement.give_up is None:
                 raise
-            settlement.give_up(prepared, bug)
+            settlement.give_up(attempt.prepared, bug)
             try:
-                return self._unit(operation, context, model, prepared, role, attempt)
+                return self._write(operation, model, attempt)
             except Exception as again:
                 raise settlement.refusal() from again
 
-    def _unit(
-        self,
-        operation: Operation,
-        context: RequestContext,
-        model: BaseModel,
-        prepared: Any,
-        role: Role,
-        attempt: _Attempt,
-    ) -> Any:
-        with self.transactions.write(context.tenant_id, role=role) as connection:
-            ctx = self._context(operation.name, context, connection, attempt.now)
-            ctx.prepared = prepared
-            outcome = attempt.data = self._write(operation, ctx, model, attempt)
-        _wake(ctx)
+    def _write(self, operation: Operation, model: BaseModel, attempt: Attempt) -> Any:
+        with self.transactions.write(attempt.request.tenant_id, role=_role(operation)) as connection:
+            ctx = self.executor.context(operation.name, attempt.request, connection, attempt.now)
+            ctx.prepared = attempt.prepared
+            outcome = attempt.data = self.executor.write(operation, ctx, model, attempt)
+        _call_back(ctx)
         return outcome
 
-    def _write(self, operation: Operation, ctx: OperationContext, model: BaseModel, attempt: _Attempt) -> Any:
-        request, connection = ctx.request, ctx.connection
-        if operation.look is None:
-            standing = self._ports.load_standing(connection, tenant_id=ctx.tenant_id, key_id=request.key_id)
-        else:
-            standing = operation.look(ctx, model)
-        attempt.verdict = judge_standing(operation, request, standing, now=ctx.now)
-        if attempt.verdict.refusal is not None:
-            raise attempt.verdict.refusal
-        ctx._standing = standing
-        if request.run_id is not None:
-            request = self._attribute(ctx)
-        key = request.idempotency_key if operation.creates else None
-        if key is not None:
-            stored = self._ports.claim_key(
-                connection,
-                tenant_id=ctx.tenant_id,
-                key=key,
-                operation=operation.name,
-                request_digest=request_digest(model, request),
-                now=ctx.now,
-            )
-            if stored is not None:
-                attempt.replayed = True
-                return from_stored(operation, stored)
-        outcome = operation.handler(ctx, model)
-        self._ports.append_entries(connection, ctx.entries, tenant_id=ctx.tenant_id)
-        self._ports.append_events(connection, ctx.events, tenant_id=ctx.tenant_id, now=ctx.now)
-        if key is not None:
-            response = to_stored(operation, outcome)
-            self._ports.complete_key(connection, tenant_id=ctx.tenant_id, key=key, response=response)
-        self._ports.flush_facts(connection, ctx.facts.joined(), tenant_id=ctx.tenant_id, now=ctx.now)
-        return outcome
-
-    def _attribute(self, ctx: OperationContext) -> RequestContext:
-        """Refuse RUN_NOT_FOUND; in process, a workflow run of the repository will do as well."""
-        request, run_id = ctx.request, str(ctx.request.run_id)
-        if self._ports.run_exists(ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id):
-            return request
-        if request.door != "worker" or not self._ports.operation_run_exists(
-            ctx.connection, tenant_id=ctx.tenant_id, run_id=run_id
-        ):
-            raise HocError(ErrorKind.NOT_FOUND, "RUN_NOT_FOUND", "No such run.")
-        ctx.request = replace(request, run_id=None, operation_run_id=run_id)
-        ctx.facts = FactRecorder(self.services, ctx.request)
-        return ctx.request
-
-    def _context(
-        self, operation: str, context: RequestContext, connection: SpineConnection, now: datetime
-    ) -> OperationContext:
-        def load() -> Standing:
-            standing = self._ports.load_standing(
-                connection, tenant_id=context.tenant_id, key_id=context.key_id
-            )
-            if standing is None:
-                raise invalid_credentials()
-            return standing
-
-        return OperationContext(
-            connection=connection,
-            request=context,
-            now=now,
-            services=self.services,
-            transactions=self.transactions,
-            operation=operation,
-            facts=FactRecorder(self.services, context),
-            nested=self._nested,
-            standing_loader=load,
-        )
-
-    def _prepare_context(self, context: RequestContext, now: datetime) -> PrepareContext:
-        return PrepareContext(context, now, self.services, self.transactions)
-
-    def _nested(self, ctx: OperationContext, name: str, payload: Any) -> Any:
-        operation = self.registry.get(name)
-        model = parse_input(operation, payload)
-        # The version in If-Match is that of what the outer operation is about.
-        request = replace(ctx.request, precondition=None)
-        inner = replace(ctx, operation=operation.name, request=request, prepared=None)
-        with ctx.savepoint():
-            if operation.prepare is not None:
-                inner.prepared = operation.prepare(_JoinedPrepare(inner), model)
-            outcome = operation.handler(inner, model)
-            if isinstance(outcome, Refusal):
-                raise outcome.error
-        return outcome
-
-    def _after(
-        self,
-        operation: Operation | None,
-        name: str,
-        context: RequestContext,
-        attempt: _Attempt,
-        duration_ms: float,
-    ) -> None:
+    def _record(self, attempt: Attempt) -> None:
         record = build_dispatch_record(
-            name,
-            operation.version if operation else 0,
-            context,
+            attempt.name,
+            attempt.operation.version if attempt.operation else 0,
+            attempt.request,
             committed=attempt.committed or attempt.error is None,
             began=attempt.began,
             error=attempt.error,
             authority_refusal=attempt.verdict.refusal,
             authority_degraded=attempt.verdict.degraded,
-            duration_ms=duration_ms,
+            duration_ms=attempt.duration_ms,
             now=self.services.clock.now(),
         )
         try:
             self.audit_store.record_dispatch(record)
         except Exception as error:  # noqa: BLE001 - telemetry never breaks a dispatch
-            _log.error("dispatch.record_failed", operation=name, trace=safe_trace(error))
+            _log.error("dispatch.record_failed", operation=attempt.name, trace=safe_trace(error))
         self.pipeline.run(record)
 
 
-class Unit:
-    """One open write unit: each dispatch joins it in a savepoint of its own (made by `Spine.unit`)."""
-
-    def __init__(self, spine: Spine, context: RequestContext) -> None:
-        self._spine = spine
-        self._context = context
-        self._now = spine.services.clock.now()
-        self._ended: list[tuple[Operation | None, str, _Attempt, float]] = []
-        self._ctx: OperationContext
-
-    def _open(self, connection: SpineConnection) -> None:
-        ctx = self._ctx = self._spine._context("unit", self._context, connection, self._now)
-        # One look for all dispatches: what they are judged by does not change inside a transaction.
-        ctx._standing = ctx.standing_loader()
-        if self._context.run_id is not None:
-            self._context = self._spine._attribute(ctx)
-
-    def inner(self) -> AbstractContextManager[None]:
-        """Take back what the block did when it raises."""
-        ctx = self._ctx
-        return ctx.savepoint()
-
-    def dispatch(
-        self,
-        name: str,
-        payload: BaseModel | Mapping[str, Any],
-        *,
-        precondition: Precondition | None = None,
-    ) -> OperationResult:
-        """Run one operation inside the unit; a refusal is a result and takes back its own work alone."""
-        started = time.perf_counter()
-        attempt = _Attempt(self._now, began=True)
-        operation: Operation | None = None
-        try:
-            operation = self._spine.registry.get(name)
-            self._run(operation, payload, precondition, attempt)
-        except HocError as error:
-            attempt.error = error
-        except Exception as error:  # noqa: BLE001 - as in Spine.dispatch
-            attempt.error = outage(error) or _bug(error, name, self._context)
-        duration_ms = (time.perf_counter() - started) * 1000
-        self._ended.append((operation, name, attempt, duration_ms))
-        return OperationResult(
-            success=attempt.error is None,
-            data=attempt.data,
-            error=attempt.error,
-            operation=name,
-            duration_ms=duration_ms,
-            committed=False,
-        )
-
-    def _run(
-        self,
-        operation: Operation,
-        payload: BaseModel | Mapping[str, Any],
-        precondition: Precondition | None,
-        attempt: _Attempt,
-    ) -> None:
-        request = replace(self._context, precondition=precondition)
-        ctx = replace(self._ctx, operation=operation.name, request=request, prepared=None)
-        attempt.verdict = judge_door(operation, request)
-        if attempt.verdict.allowed and operation.mode == "write":
-            attempt.verdict = judge_standing(operation, request, ctx.standing, now=ctx.now)
-        if attempt.verdict.refusal is not None:
-            raise attempt.verdict.refusal
-        model = parse_input(operation, payload)
-        with ctx.savepoint():
-            if operation.prepare is not None and operation.mode == "write":
-                ctx.prepared = operation.prepare(_JoinedPrepare(ctx), model)
-            outcome = operation.handler(ctx, model)
-        if isinstance(outcome, Refusal):
-            attempt.error = outcome.error
-        else:
-            attempt.data = outcome
-
-    def _flush(self) -> None:
-        ctx, ports = self._ctx, self._spine._ports
-        ports.append_entries(ctx.connection, ctx.entries, tenant_id=ctx.tenant_id)
-        ports.append_events(ctx.connection, ctx.events, tenant_id=ctx.tenant_id, now=ctx.now)
-        ports.flush_facts(ctx.connection, ctx.facts.joined(), tenant_id=ctx.tenant_id, now=ctx.now)
-
-    def _report(self, *, committed: bool) -> None:
-        if committed:
-            _wake(self._ctx)
-        for operation, name, attempt, duration_ms in self._ended:
-            attempt.committed = committed and attempt.error is None
-            # What a rolled back unit had answered was not kept: its record must not say so.
-            if not committed and attempt.error is None:
-                attempt.error = HocError(ErrorKind.CONFLICT, "ROLLED_BACK", "Its transaction was taken back.")
-            self._spine._after(operation, name, self._context, attempt, duration_ms)
+def _role(operation: Operation) -> Role:
+    return "hoc_maintenance" if operation.door == "operator" else "hoc_app"
 
 
-class _JoinedPrepare(PrepareContext):
-    """A prepare step inside a unit reads what the unit has written."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, ctx: OperationContext) -> None:
-        super().__init__(ctx.request, ctx.now, ctx.services, ctx.transactions)
-        self._connection = ctx.connection
-
-    def read_unit(self, *, snapshot: bool = False) -> AbstractContextManager[SpineConnection]:  # noqa: ARG002
-        """Return the unit's own connection."""
-        return nullcontext(self._connection)
-
-    def write_unit(self) -> AbstractContextManager[SpineConnection]:
-        """Return the unit's own connection."""
-        return nullcontext(self._connection)
-
-
-def _bug(error: Exception, operation: str, context: RequestContext) -> HocError:
-    _log.error(
-        "dispatch.handler_exception",
-        operation=operation,
-        request_id=context.request_id,
-        trace=safe_trace(error),
-    )
-    return HocError(ErrorKind.INTERNAL, f"HANDLER_EXCEPTION:{type(error).__name__}", "The operation failed.")
-
-
-def _wake(ctx: OperationContext) -> None:
+def _call_back(ctx: OperationContext) -> None:
     for callback in ctx.callbacks:
         try:
             callback()

@@ -29,7 +29,8 @@ from app.domains.repository.models.library import (
     VersionMismatchError,
 )
 from app.hoc_spine.payload import LaxPayload
-from app.hoc_spine.spine import Spine, Unit
+from app.hoc_spine.spine import Spine
+from app.hoc_spine.unit import Unit
 from app.kernel.canonical_json import CanonicalJsonError, dumps
 from app.kernel.context import Actor, Precondition, RequestContext
 from app.kernel.errors import ErrorKind, HocError

@@ -277,7 +277,7 @@ def with_probes(spine: Spine) -> Spine:
     return Spine(
         registry=registry,
         transactions=spine.transactions,
-        ports=spine._ports,
+        ports=spine.executor.ports,
         services=spine.services,
         audit_store=spine.audit_store,
         pipeline=spine.pipeline,

@@ -51,7 +51,7 @@ def unit(spine: Spine, tenant: Tenant, work: Work) -> Any:
     here = Spine(
         registry=registry,
         transactions=spine.transactions,
-        ports=spine._ports,
+        ports=spine.executor.ports,
         services=spine.services,
         audit_store=spine.audit_store,
         pipeline=spine.pipeline,

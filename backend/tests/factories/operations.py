@@ -58,7 +58,7 @@ def probe_spine(spine: Spine, *operations: Operation, adapters: tuple[Consequenc
     return Spine(
         registry=registry,
         transactions=spine.transactions,
-        ports=spine._ports,
+        ports=spine.executor.ports,
         services=spine.services,
         audit_store=AuditStore(),
         pipeline=pipeline,

@@ -70,7 +70,7 @@ def test_every_writer_of_an_entry_uses_the_one_signature() -> None:
 
 def test_nothing_else_writes_the_ledger() -> None:
     writers = {path for path, _ in calls("append_entries")}
-    assert writers == {"hoc_spine/spine.py"}
+    assert writers == {"hoc_spine/execution.py"}
     inserting = {
         path
         for path, tree in trees().items()

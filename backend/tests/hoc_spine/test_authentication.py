@@ -26,7 +26,7 @@ class Desk:
         self.looked = 0
         self.hold: threading.Event | None = None
         self.holds = threading.Event()
-        self._find = spine._ports.find_credential
+        self._find = spine.executor.ports.find_credential
         self.authenticator = Authenticator(
             spine.transactions, self._look, spine.services.clock, monotonic=lambda: self.seconds
         )

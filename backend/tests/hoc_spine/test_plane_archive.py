@@ -104,7 +104,7 @@ def test_the_same_facts_give_the_same_bytes(tenant: Tenant, folder: Path) -> Non
     plane_id = plane_out_of_use(tenant)
     move(tenant, plane_id, "archive_knowledge_plane")
     spine = tenant.spine
-    prepare = spine._prepare_context(tenant.context(), spine.services.clock.now())
+    prepare = spine.executor.prepare_context(tenant.context(), spine.services.clock.now())
     plane = {"plane_id": plane_id}
     first = write_archive(prepare, plane, job_id="one", attempt=1)
     assert write_archive(prepare, plane, job_id="two", attempt=1) == first

@@ -569,7 +569,9 @@ def test_a_verification_is_neither_retried_nor_cancelled_by_its_job(tenant: Tena
 def write_prepared(tenant: Tenant, operation: Operation, prepared: Any, payload: Any) -> None:
     """Run the write unit of an operation on what its prepare step returned earlier."""
     with tenant.spine.transactions.write(tenant.tenant_id) as unit:
-        ctx = tenant.spine._context(operation, tenant.context(), unit, tenant.spine.services.clock.now())
+        ctx = tenant.spine.executor.context(
+            operation, tenant.context(), unit, tenant.spine.services.clock.now()
+        )
         ctx.prepared = prepared
         operation.handler(ctx, payload)
 
@@ -584,7 +586,7 @@ def test_an_artifact_that_changes_while_it_is_read_is_read_again(served: Tenant)
     operation = spine.registry.get("knowledge.jobs.progress")
     context = served.context()
     payload = operation.input(**held)
-    prepared = operation.prepare(spine._prepare_context(context, spine.services.clock.now()), payload)
+    prepared = operation.prepare(spine.executor.prepare_context(context, spine.services.clock.now()), payload)
     changed = prepared.ingest.documents[0].pin.artifact_id
     served.call("repository.artifacts.update", {"artifact_id": changed, "content": "another text"})
     with pytest.raises(HocError, match="STEP_STALE"):
