@@ -9,7 +9,8 @@ import pytest
 from app.domains.activity.engines.attribution import check_attribution
 from app.domains.activity.engines.evaluation import Findings, decide_evaluation, settle_termination
 from app.domains.activity.errors import run_validation_failure
-from app.domains.activity.models.runs import Attribution, EvaluationOutcome, RunStatus, TerminationReason
+from app.domains.activity.models.facts import Attribution
+from app.domains.activity.models.vocabulary import EvaluationOutcome, RunStatus, TerminationReason
 from app.kernel.errors import HocError
 
 

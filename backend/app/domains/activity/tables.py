@@ -14,7 +14,10 @@ from app.db.metadata import (
     tenant_table,
 )
 from app.db.types import BigInt, CanonicalText, Flag, Timestamp
-from app.domains.activity.models.runs import (
+from app.domains.activity.models.signals import (
+    SignalStatus,
+)
+from app.domains.activity.models.vocabulary import (
     EvaluationOutcome,
     OutcomeKind,
     RiskLevel,
@@ -22,9 +25,6 @@ from app.domains.activity.models.runs import (
     RunSource,
     RunStatus,
     TerminationReason,
-)
-from app.domains.activity.models.signals import (
-    SignalStatus,
 )
 
 runs = tenant_table(

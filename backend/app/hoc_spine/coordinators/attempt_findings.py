@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.db.connection import Row
 from app.db.gather import Finding, gather
-from app.domains.activity.models.runs import RiskLevel
+from app.domains.activity.models.vocabulary import RiskLevel
 from app.domains.controls.engines import attempt_end as controls
 from app.domains.controls.engines.judging import NEAR_PCT, Standing
 from app.domains.controls.models.limits import LimitRule

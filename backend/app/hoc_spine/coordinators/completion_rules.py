@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from app.db.connection import Row
-from app.domains.activity.models.runs import Ending, OutcomeKind, RunStatus, TerminationReason
+from app.domains.activity.models.facts import Ending
+from app.domains.activity.models.vocabulary import OutcomeKind, RunStatus, TerminationReason
 from app.domains.decisions.models.vocabulary import CausalRole
 from app.domains.policies.engines.guards import GuardMatch, judge
 from app.domains.policies.engines.snapshots import CompiledSnapshot

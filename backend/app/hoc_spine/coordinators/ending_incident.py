@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from app.db.connection import Row
-from app.domains.activity.models.runs import Ending, RunStatus, TerminationReason
+from app.domains.activity.models.facts import Ending
+from app.domains.activity.models.vocabulary import RunStatus, TerminationReason
 from app.domains.incidents.models.records import IncidentDraft
 from app.domains.incidents.models.vocabulary import CauseType, IncidentCategory, Severity, SourceType
 from app.hoc_spine.coordinators.completion_rules import Governing

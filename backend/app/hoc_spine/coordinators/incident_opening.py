@@ -8,7 +8,8 @@ from typing import Any
 
 from app.db.connection import Row
 from app.domains.activity.engines import runs
-from app.domains.activity.models.runs import OutcomeKind, Projections, RunStatus
+from app.domains.activity.models.facts import Projections
+from app.domains.activity.models.vocabulary import OutcomeKind, RunStatus
 from app.domains.decisions.engines import decisions
 from app.domains.decisions.engines.emitting import About, emit_policy_evaluation_decision
 from app.domains.decisions.models.vocabulary import (

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from app.db.connection import Row
-from app.domains.activity.models.runs import RunStatus
+from app.domains.activity.models.vocabulary import RunStatus
 from app.domains.lessons.engines import learning
 from app.domains.lessons.models.records import LessonDraft
 from app.hoc_spine.coordinators.attempt_findings import JudgingLimit

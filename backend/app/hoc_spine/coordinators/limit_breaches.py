@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from app.db.connection import Row
 from app.domains.activity.engines import runs, signals
-from app.domains.activity.models.runs import OutcomeKind, Projections, RiskLevel
+from app.domains.activity.models.facts import Projections
+from app.domains.activity.models.vocabulary import OutcomeKind, RiskLevel
 from app.domains.controls.engines import breaches, limits
 from app.domains.controls.models.usage import BreachView, LimitFinding
 from app.domains.controls.models.vocabulary import LimitCategory, LimitConsequence

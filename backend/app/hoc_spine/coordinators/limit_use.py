@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 
 from app.db.connection import DriverConnection, Row
-from app.domains.activity.models.runs import OutcomeKind, RunStatus
+from app.domains.activity.models.vocabulary import OutcomeKind, RunStatus
 from app.domains.controls.engines import ledger, overrides, reserving
 from app.domains.controls.engines.judging import (
     Standing,

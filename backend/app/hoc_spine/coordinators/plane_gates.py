@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.domains.activity.engines import runs
-from app.domains.activity.models.runs import ListRuns, RunStatus
+from app.domains.activity.models.runs import ListRuns
+from app.domains.activity.models.vocabulary import RunStatus
 from app.domains.knowledge.engines import approvals, bindings, gates, planes
 from app.domains.knowledge.engines.bindings import RuleFacts
 from app.domains.knowledge.engines.gates import Approval, DeactivationFacts, GateResult, PurgeFacts

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from app.domains.activity.engines import runs
-from app.domains.activity.models.runs import RunStatus
+from app.domains.activity.models.vocabulary import RunStatus
 from app.domains.repository.engines import bundles, manifests, operation_runs, outputs, workflow_steps
 from app.domains.repository.engines.changes import ChangeSet
 from app.domains.repository.engines.manifests import Statement, Surroundings

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from app.db.check_read import CheckFacts, lock_check
-from app.domains.activity.models.runs import RunStatus
+from app.domains.activity.models.vocabulary import RunStatus
 from app.domains.controls.models.usage import LimitFinding
 from app.domains.decisions.engines.emitting import About, emit_policy_evaluation_decision
 from app.domains.decisions.models.vocabulary import (

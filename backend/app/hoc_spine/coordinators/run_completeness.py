@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from app.domains.activity.models.runs import OutcomeKind, RunStatus
+from app.domains.activity.models.vocabulary import OutcomeKind, RunStatus
 from app.kernel.inputs import Identifier, Input, Output, OutputTime
 
 GRACE = timedelta(seconds=5)

@@ -11,14 +11,9 @@ from app.db.governed import row_image
 from app.domains.activity.engines import evaluation as evaluations
 from app.domains.activity.engines import runs
 from app.domains.activity.engines.evaluation import Findings
-from app.domains.activity.models.runs import (
-    Ending,
-    EvaluationView,
-    OutcomeKind,
-    Projections,
-    RunStatus,
-    TerminationReason,
-)
+from app.domains.activity.models.facts import Ending, Projections
+from app.domains.activity.models.runs import EvaluationView
+from app.domains.activity.models.vocabulary import OutcomeKind, RunStatus, TerminationReason
 from app.domains.incidents.engines import incidents
 from app.domains.incidents.models.vocabulary import IncidentCategory, LinkKind
 from app.domains.lessons.engines import lessons

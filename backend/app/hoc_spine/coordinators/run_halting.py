@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from app.domains.activity.engines import runs
-from app.domains.activity.models.runs import OutcomeKind, TerminationReason
+from app.domains.activity.models.vocabulary import OutcomeKind, TerminationReason
 from app.domains.controls.models.usage import LimitFinding
 from app.domains.controls.models.vocabulary import LimitCategory
 from app.hoc_spine.coordinators.incident_opening import find_explanation

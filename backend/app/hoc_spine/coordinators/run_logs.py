@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from app.domains.activity.models.runs import RunStatus, TerminationReason
+from app.domains.activity.models.vocabulary import RunStatus, TerminationReason
 from app.domains.logs.models.ledger import (
     LogMetadata,
 )

@@ -11,7 +11,7 @@ from typing import Any, Final
 from app.db.batch_read import HeldTrace, Meeting, lock_trace
 from app.db.connection import Row
 from app.domains.activity.engines import runs, signals
-from app.domains.activity.models.runs import RunStatus
+from app.domains.activity.models.vocabulary import RunStatus
 from app.domains.controls.models.usage import Use
 from app.domains.decisions.engines import decisions
 from app.domains.decisions.models.vocabulary import DecisionOutcome

@@ -8,7 +8,7 @@ from typing import Final
 
 from app.db.connection import Row
 from app.domains.activity.engines import runs
-from app.domains.activity.models.runs import OutcomeKind, RunStatus, TerminationReason
+from app.domains.activity.models.vocabulary import OutcomeKind, RunStatus, TerminationReason
 from app.domains.controls.models.vocabulary import LimitCategory
 from app.domains.decisions.models.vocabulary import CausalRole
 from app.domains.policies.engines import guards

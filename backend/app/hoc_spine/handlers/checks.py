@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.domains.activity.errors import run_not_found, run_not_running
-from app.domains.activity.models.runs import RunStatus
+from app.domains.activity.models.vocabulary import RunStatus
 from app.domains.decisions.engines.recording import inputs_digest
 from app.domains.decisions.models.vocabulary import DecisionOutcome
 from app.domains.policies.errors import check_conflict

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.db.connection import Row
 from app.domains.activity.engines import runs
 from app.domains.activity.errors import cited_run_not_found
-from app.domains.activity.models.runs import Projections
+from app.domains.activity.models.facts import Projections
 from app.domains.lessons.engines import learning, lessons
 from app.domains.lessons.engines.lessons import LessonOperation
 from app.domains.lessons.models.records import (

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from app.domains.activity.engines import runs
-from app.domains.activity.models.runs import RunStatus
+from app.domains.activity.models.vocabulary import RunStatus
 from app.domains.decisions.engines import decisions
 from app.domains.decisions.models.vocabulary import DecisionOutcome
 from app.domains.retrieval.engines import observations

@@ -8,20 +8,19 @@ from typing import Any
 from app.domains.activity.engines import evaluation as evaluations
 from app.domains.activity.engines import runs
 from app.domains.activity.errors import evaluation_conflict, run_not_terminal, run_terminal
+from app.domains.activity.models.facts import Ending
 from app.domains.activity.models.runs import (
     CompletedRun,
     CompleteRun,
-    Ending,
     EvaluationView,
     ExpiredRuns,
     ExpireRuns,
     RequireEvaluation,
     RetriedRun,
     RetryRun,
-    RunStatus,
     StopRun,
-    TerminationReason,
 )
+from app.domains.activity.models.vocabulary import RunStatus, TerminationReason
 from app.domains.lessons.engines import lessons
 from app.domains.traces.engines import chain, traces
 from app.hoc_spine.coordinators.run_completion import (

@@ -11,9 +11,9 @@ from app.domains.activity.engines import evaluation as evaluations
 from app.domains.activity.engines import runs
 from app.domains.activity.engines.attribution import check_attribution
 from app.domains.activity.errors import quota_exceeded, run_validation_failure
+from app.domains.activity.models.facts import Attribution
 from app.domains.activity.models.runs import (
     AttemptView,
-    Attribution,
     EvaluationView,
     ListAttempts,
     ListRuns,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app.domains.activity.models.runs import Attribution, BrokenRule, RunActorType
+from app.domains.activity.models.facts import Attribution, BrokenRule
+from app.domains.activity.models.vocabulary import RunActorType
 
 LEGACY_AGENT = "legacy-unknown"
 LEGACY_ORIGIN = "legacy-migration"

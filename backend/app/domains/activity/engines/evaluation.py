@@ -10,10 +10,10 @@ from typing import Any
 from app.db.connection import DriverConnection
 from app.domains.activity.drivers import evaluations as driver
 from app.domains.activity.errors import invalid_termination
-from app.domains.activity.models.runs import (
-    Evaluation,
+from app.domains.activity.models.facts import Evaluation
+from app.domains.activity.models.runs import EvaluationView
+from app.domains.activity.models.vocabulary import (
     EvaluationOutcome,
-    EvaluationView,
     OutcomeKind,
     RunStatus,
     TerminationReason,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.db.connection import DriverConnection, Row
 from app.domains.activity.drivers import projections as driver
-from app.domains.activity.models.runs import RiskLevel, RunStatus
+from app.domains.activity.models.vocabulary import RiskLevel, RunStatus
 
 # How near a run came to a limit that it did not cross is told by signals, which are no facts.
 _UNTOLD = (RiskLevel.NORMAL.value, RiskLevel.NEAR_THRESHOLD.value)

@@ -19,16 +19,9 @@ from app.domains.activity.errors import (
 from app.domains.activity.errors import (
     run_exists as run_id_taken,
 )
-from app.domains.activity.models.runs import (
-    Ending,
-    ListRuns,
-    Projections,
-    RiskLevel,
-    RunKey,
-    RunStatus,
-    RunView,
-    StartRun,
-)
+from app.domains.activity.models.facts import Ending, Projections
+from app.domains.activity.models.runs import ListRuns, RunKey, RunView, StartRun
+from app.domains.activity.models.vocabulary import RiskLevel, RunStatus
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.hashing import keyed_digest
 

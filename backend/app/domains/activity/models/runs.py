@@ -1,13 +1,21 @@
-"""Activity: vocabulary, inputs and views of runs, attempts and policy evaluations."""
+"""Activity: inputs and views of runs, attempts and policy evaluations."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from app.domains.activity.models.vocabulary import (
+    EndStatus,
+    EvaluationOutcome,
+    OutcomeKind,
+    RiskLevel,
+    RunActorType,
+    RunSource,
+    RunStatus,
+    TerminationReason,
+)
 from app.kernel.canonical_json import CanonicalJsonError, dumps
 from app.kernel.inputs import (
     AwareTime,
@@ -25,145 +33,6 @@ MAX_LABELS_BYTES = 4096
 MAX_PLAN_BYTES = 64 * 1024
 MAX_DEPTH = 24
 MAX_ATTEMPTS_LIMIT = 20
-
-
-class RunStatus(StrEnum):
-    """Where a run stands; all but `running` are final."""
-
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    HALTED = "halted"
-    CANCELLED = "cancelled"
-
-
-class EndStatus(StrEnum):
-    """What a run may be completed as."""
-
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    HALTED = "halted"
-    CANCELLED = "cancelled"
-
-
-class TerminationReason(StrEnum):
-    COMPLETED = "completed"
-    SYSTEM_FAILURE = "system_failure"
-    TIMEOUT = "timeout"
-    POLICY_BLOCK = "policy_block"
-    BUDGET_EXCEEDED = "budget_exceeded"
-    RATE_LIMITED = "rate_limited"
-    USER_ABORT = "user_abort"
-
-
-class RunActorType(StrEnum):
-    """Who a run acts for (rule R4)."""
-
-    HUMAN = "HUMAN"
-    SYSTEM = "SYSTEM"
-    SERVICE = "SERVICE"
-
-
-class RunSource(StrEnum):
-    API = "API"
-    SDK = "SDK"
-    OTLP = "OTLP"
-    WORKER = "WORKER"
-    SYNTHETIC = "SYNTHETIC"
-
-
-class RiskLevel(StrEnum):
-    """In rising order; a run's level never falls once it has ended."""
-
-    NORMAL = "NORMAL"
-    NEAR_THRESHOLD = "NEAR_THRESHOLD"
-    AT_RISK = "AT_RISK"
-    VIOLATED = "VIOLATED"
-
-
-class EvaluationOutcome(StrEnum):
-    NO_VIOLATION = "NO_VIOLATION"
-    VIOLATION_INCIDENT = "VIOLATION_INCIDENT"
-    ADVISORY = "ADVISORY"
-    NOT_APPLICABLE = "NOT_APPLICABLE"
-
-
-class OutcomeKind(StrEnum):
-    """What the end of an attempt left behind."""
-
-    NONE = "NONE"
-    INCIDENT = "INCIDENT"
-    PREVENTION = "PREVENTION"
-
-
-@dataclass(frozen=True, slots=True)
-class Attribution:
-    """The attribution that a caller claims for a run, unjudged."""
-
-    agent_id: str | None
-    origin_system_id: str | None
-    actor_type: str | None
-    actor_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class BrokenRule:
-    """One attribution rule that a start breaks."""
-
-    rule: str
-    field: str
-    expected: str
-    actual: str
-    action: str = "REJECTED"
-    reference: str = ""
-
-    def as_error(self) -> dict[str, str]:
-        """Return the item of the problem's `errors[]`."""
-        return {
-            "rule": self.rule,
-            "field": self.field,
-            "expected": self.expected,
-            "actual": self.actual,
-            "action": self.action,
-            "reference": self.reference,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a run ends: the requested end, with the reason settled.
-
-    A run that is halted may name the step that it stopped at (else its last) and the rule that stopped it.
-    """
-
-    status: RunStatus
-    termination_reason: TerminationReason
-    error_code: str | None = None
-    error_message: str | None = None
-    stopped_at_step: int | None = None
-    violation_rule_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Projections:
-    """By how much a run's row rises: further incidents and drafts, a violation, at least this risk."""
-
-    incidents: int = 0
-    drafts: int = 0
-    violation: bool = False
-    risk: RiskLevel = RiskLevel.NORMAL
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What an attempt's one policy evaluation says."""
-
-    outcome: EvaluationOutcome
-    confidence: int
-    outcome_kind: OutcomeKind
-    outcome_ref: str | None
-    policies_checked: int
-    counts: Mapping[str, int]
 
 
 def depth_of(value: Any) -> int:
