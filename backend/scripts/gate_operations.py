@@ -10,14 +10,14 @@ from gate import Module
 from gate_names import assigned, called, literal
 
 POSITIONAL = ("name", "owner", "mode", "scope", "input", "output", "handler", "version", "door")
+MODES = ("read", "write")
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
 Arguments = dict[str, ast.expr]
 
 
 @dataclass(slots=True)
 class Operation:
-    """One declared operation: its arguments as written, helpers of the module taken apart."""
+    """One declared operation: its arguments, those that its slice gives among them."""
 
     module: Module
     node: ast.Call
@@ -38,12 +38,11 @@ class Operation:
         return handler.id if isinstance(handler, ast.Name) else None
 
 
-class Unreadable(Exception):
-    """Point at an element of OPERATIONS that is no readable declaration."""
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """An element of OPERATIONS that is no readable declaration."""
 
-    def __init__(self, node: ast.expr) -> None:
-        super().__init__()
-        self.node = node
+    node: ast.expr
 
 
 def module_names(module: Module) -> dict[str, ast.expr]:
@@ -54,62 +53,43 @@ def module_names(module: Module) -> dict[str, ast.expr]:
 def declared(module: Module) -> Iterator[Operation | Unreadable]:
     """Yield the operations of a handlers module, and what of OPERATIONS cannot be read as one."""
     named = module_names(module)
-    helpers = {node.name: node for node in module.tree.body if isinstance(node, Function)}
     value = named["OPERATIONS"]
     for element in value.elts if isinstance(value, ast.Tuple) else [value]:
         call = named.get(element.id, element) if isinstance(element, ast.Name) else element
-        try:
-            given = _read(call, named, helpers)
-        except Unreadable:
+        given = _read(call, named)
+        if given is None or not isinstance(call, ast.Call):
             yield Unreadable(element)
-            continue
-        yield Operation(module, call, given) if isinstance(call, ast.Call) else Unreadable(element)
+        else:
+            yield Operation(module, call, given)
 
 
-def _read(call: ast.expr, named: dict[str, ast.expr], helpers: dict[str, Function]) -> Arguments:
+def _read(call: ast.expr, named: dict[str, ast.expr]) -> Arguments | None:
+    """Return the arguments of `Operation(...)`, or of `<OperationsOf>.read(...)` and `.write(...)`."""
     if not isinstance(call, ast.Call):
-        raise Unreadable(call)
-    if called(call) == "Operation":
+        return None
+    if isinstance(call.func, ast.Name) and called(call) == "Operation":
         return _arguments(call, POSITIONAL, named)
-    helper = helpers.get(called(call))
-    returned = [n.value for n in ast.walk(helper) if isinstance(n, ast.Return)] if helper else []
-    if helper is None or len(returned) != 1 or not isinstance(returned[0], ast.Call):
-        raise Unreadable(call)
-    return _through_helper(call, helper, returned[0], named)
+    if isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
+        declaring, mode = named.get(call.func.value.id), call.func.attr
+        if isinstance(declaring, ast.Call) and called(declaring) == "OperationsOf" and mode in MODES:
+            return _of_slice(_arguments(declaring, ("owner", "area"), named), mode, call, named)
+    return None
 
 
-def _through_helper(
-    call: ast.Call, helper: Function, body: ast.Call, named: dict[str, ast.expr]
-) -> Arguments:
-    """Return the arguments of the Operation that a one-line helper makes of its own arguments."""
-    if called(body) != "Operation":
-        raise Unreadable(call)
-    parameters = [a.arg for a in (*helper.args.posonlyargs, *helper.args.args)]
-    passed = _arguments(call, tuple(parameters), named)
-    defaults = dict(zip(reversed(parameters), reversed(helper.args.defaults), strict=False))
-    defaults |= {
-        a.arg: d
-        for a, d in zip(helper.args.kwonlyargs, helper.args.kw_defaults, strict=True)
-        if d is not None
-    }
-    bound = {**defaults, **passed}
-    known = {*parameters, *(a.arg for a in helper.args.kwonlyargs)}
-    given: Arguments = {}
-    for name, value in _arguments(body, POSITIONAL, named, keep=helper.args.kwarg).items():
-        given[name] = bound.get(value.id, value) if isinstance(value, ast.Name) else value
-    if helper.args.kwarg:
-        given |= {name: value for name, value in passed.items() if name not in known}
-    return {name: _constant(value, named) for name, value in given.items()}
+def _of_slice(of: Arguments, mode: str, call: ast.Call, named: dict[str, ast.expr]) -> Arguments:
+    given = _arguments(call, ("name", "input", "output", "handler"), named)
+    verb = literal(given.pop("verb", None)) or mode
+    area = literal(of.get("area", of.get("owner")))
+    scope = ast.Constant(f"{area}:{verb}")
+    return {**given, "owner": of.get("owner", ast.Constant(None)), "mode": ast.Constant(mode), "scope": scope}
 
 
-def _arguments(
-    call: ast.Call, positional: tuple[str, ...], named: dict[str, ast.expr], *, keep: ast.arg | None = None
-) -> Arguments:
+def _arguments(call: ast.Call, positional: tuple[str, ...], named: dict[str, ast.expr]) -> Arguments:
     given: Arguments = dict(zip(positional, call.args, strict=False))
     for keyword in call.keywords:
         if keyword.arg is not None:
             given[keyword.arg] = keyword.value
-        elif not (keep and isinstance(keyword.value, ast.Name) and keyword.value.id == keep.arg):
+        else:
             given |= _spread(keyword.value, named)
     return {name: _constant(value, named) for name, value in given.items()}
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -74,6 +74,57 @@ class Operation:
 @cache
 def _adapter(output: Any) -> TypeAdapter[Any]:
     return TypeAdapter(output)
+
+
+class Options(TypedDict, total=False):
+    """What an operation may declare beside its name, models and handler; see Operation."""
+
+    version: int
+    prepare: Handler | None
+    look: Handler | None
+    authority: Literal["enforced", "recorded"]
+    gate: Literal["repair", "fact", "guarded"]
+    snapshot: bool
+    creates: bool
+    replay: Callable[[Any], Any] | None
+    settlement: Settlement | None
+    no_audit: str | None
+
+
+class OperationsOf:
+    """Declares what a slice offers to tenants; all scopes are of one area, `<area>:<verb>`."""
+
+    def __init__(self, owner: str, area: str | None = None) -> None:
+        self._owner = owner
+        self._area = area or owner
+
+    def read(
+        self,
+        name: str,
+        given: type[Input],
+        output: Any,
+        handler: Handler,
+        *,
+        verb: str = "read",
+        **options: Unpack[Options],
+    ) -> Operation:
+        """Declare an operation that changes nothing."""
+        scope = f"{self._area}:{verb}"
+        return Operation(name, self._owner, "read", scope, given, output, handler, **options)
+
+    def write(
+        self,
+        name: str,
+        given: type[Input],
+        output: Any,
+        handler: Handler,
+        *,
+        verb: str = "write",
+        **options: Unpack[Options],
+    ) -> Operation:
+        """Declare an operation that writes in one transaction."""
+        scope = f"{self._area}:{verb}"
+        return Operation(name, self._owner, "write", scope, given, output, handler, **options)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,8 @@ class Unit:
 
     def inner(self) -> AbstractContextManager[None]:
         """Take back what the block did when it raises."""
-        return self._ctx.savepoint()
+        ctx = self._ctx
+        return ctx.savepoint()
 
     def dispatch(
         self,

@@ -60,7 +60,7 @@ def operations_of(module: Module) -> Iterator[Operation | Violation]:
         if isinstance(found, Operation):
             yield found
         else:
-            text = "is no Operation(...) that can be read here; write it out, or by a one-line helper"
+            text = "is no operation that can be read here; write Operation(...), or OperationsOf's read(...)"
             yield module.violation(found.node, "OPS-001", text)
 
 

@@ -23,7 +23,7 @@ from app.domains.traces.engines import traces
 from app.hoc_spine.coordinators.log_files import LogFiles
 from app.hoc_spine.coordinators.run_bundle import BundleFile, BundleInput, Request, make_bundle
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 
 POLL_SECONDS: Final = 0.05
 SECONDS = Histogram("hoc_bundle_seconds", "Making a run's bundle, after its proof")
@@ -92,16 +92,7 @@ def get_bundle(ctx: OperationContext, query: BundleInput) -> BundleFile:
         return make_bundle(ctx.connection, request)
 
 
+declare = OperationsOf("logs")
 OPERATIONS = (
-    Operation(
-        "runs.bundle",
-        "logs",
-        "read",
-        "logs:read",
-        BundleInput,
-        BundleFile,
-        get_bundle,
-        prepare=await_checkpoint,
-        snapshot=True,
-    ),
+    declare.read("runs.bundle", BundleInput, BundleFile, get_bundle, prepare=await_checkpoint, snapshot=True),
 )

@@ -14,7 +14,7 @@ from app.domains.policies.models.checks import CheckResult, CheckRun, Verdict
 from app.hoc_spine.coordinators.check_judgement import PreparedCheck, judge_check
 from app.hoc_spine.coordinators.run_check import look_at_check, prepare_check, record_check, unrecorded
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation, Settlement
+from app.hoc_spine.operation_registry import OperationsOf, Settlement
 from app.kernel.canonical_json import loads
 
 _VERDICTS: Mapping[str, Verdict] = {
@@ -69,15 +69,13 @@ def _is_recorded(_ctx: PrepareContext, _prepared: PreparedCheck) -> bool:
     return False
 
 
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="runs.check",
-        owner="policies",
-        mode="write",
-        scope="runs:write",
-        input=CheckRun,
-        output=CheckResult,
-        handler=check_run,
+declare = OperationsOf("policies", "runs")
+OPERATIONS = (
+    declare.write(
+        "runs.check",
+        CheckRun,
+        CheckResult,
+        check_run,
         prepare=prepare_check,
         look=look_at_check,
         gate="fact",

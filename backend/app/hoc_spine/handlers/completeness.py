@@ -23,7 +23,7 @@ from app.hoc_spine.coordinators.run_completeness import (
     reconcile,
 )
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.clock import format_time
 from app.kernel.inputs import Input, Output
 from app.kernel.pages import encode_cursor, read_cursor
@@ -121,17 +121,9 @@ def _signal(ctx: OperationContext, view: RunCompleteness) -> None:
     ctx.after_commit(lambda: INCOMPLETE.labels(view.status.value).inc())
 
 
+declare = OperationsOf("activity", "runs")
 OPERATIONS = (
-    Operation(
-        "runs.completeness",
-        "activity",
-        "read",
-        "runs:read",
-        CompletenessInput,
-        RunCompleteness,
-        get_completeness,
-        snapshot=True,
-    ),
+    declare.read("runs.completeness", CompletenessInput, RunCompleteness, get_completeness, snapshot=True),
     Operation(
         "runs.reconcile",
         "activity",

@@ -29,7 +29,7 @@ from app.domains.decisions.models.facts import (
 from app.domains.decisions.models.records import DecisionPath, DecisionView, ListDecisions
 from app.domains.decisions.models.vocabulary import DecisionSource
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.hoc_spine.payload import refusal_of
 from app.kernel.canonical_json import dumps
 from app.kernel.inputs import Input
@@ -121,12 +121,10 @@ def get_decision(ctx: OperationContext, payload: DecisionPath) -> DecisionView:
     return engine.get(ctx.connection, tenant_id=ctx.tenant_id, decision_id=payload.decision_id)
 
 
+declare = OperationsOf("decisions")
 OPERATIONS = (
-    Operation(
+    declare.write(
         "decisions.emit",
-        "decisions",
-        "write",
-        "decisions:write",
         EmitDecision,
         EmittedDecision,
         emit_decision,
@@ -134,16 +132,6 @@ OPERATIONS = (
         creates=True,
         no_audit="the decision is a governed fact itself",
     ),
-    Operation(
-        "decisions.list",
-        "decisions",
-        "read",
-        "decisions:read",
-        ListDecisions,
-        Page[DecisionView],
-        list_decisions,
-    ),
-    Operation(
-        "decisions.get", "decisions", "read", "decisions:read", DecisionPath, DecisionView, get_decision
-    ),
+    declare.read("decisions.list", ListDecisions, Page[DecisionView], list_decisions),
+    declare.read("decisions.get", DecisionPath, DecisionView, get_decision),
 )

@@ -14,7 +14,7 @@ from app.hoc_spine.coordinators.run_evidence import EvidenceInput, RunEvidence, 
 from app.hoc_spine.coordinators.run_judgement import read_proof_facts
 from app.hoc_spine.coordinators.run_proof import ProofInput, RunProof, prove_run
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 
 _log = structlog.get_logger(__name__)
 
@@ -46,16 +46,8 @@ def _leavings(ctx: OperationContext, run_id: str) -> RunLeavings:
         return RunLeavings(manifest_digest=None, outputs=[], outputs_total=0)
 
 
+declare = OperationsOf("activity", "runs")
 OPERATIONS = (
-    Operation(
-        "runs.evidence",
-        "activity",
-        "read",
-        "runs:read",
-        EvidenceInput,
-        RunEvidence,
-        get_evidence,
-        snapshot=True,
-    ),
+    declare.read("runs.evidence", EvidenceInput, RunEvidence, get_evidence, snapshot=True),
     Operation("runs.proof", "traces", "read", "runs:read", ProofInput, RunProof, get_proof, snapshot=True),
 )

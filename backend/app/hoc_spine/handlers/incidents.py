@@ -41,7 +41,7 @@ from app.domains.incidents.models.vocabulary import (
 from app.hoc_spine.coordinators.completion_rules import load_governing
 from app.hoc_spine.coordinators.incident_opening import Opened, find_prevented, open_incident
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.pages import Page
 from app.kernel.redaction import redact_text
 
@@ -276,41 +276,9 @@ def _record(
     return incident_views.view(after)
 
 
-def _write(name: str, given: type, handler: object) -> Operation:
-    return Operation(
-        name=name,
-        owner="incidents",
-        mode="write",
-        scope="incidents:write",
-        input=given,
-        output=IncidentView,
-        handler=handler,  # type: ignore[arg-type]
-    )
-
-
-def _read(name: str, given: type, output: object, handler: object) -> Operation:
-    return Operation(
-        name=name,
-        owner="incidents",
-        mode="read",
-        scope="incidents:read",
-        input=given,
-        output=output,
-        handler=handler,  # type: ignore[arg-type]
-    )
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="incidents.create",
-        owner="incidents",
-        mode="write",
-        scope="incidents:write",
-        input=CreateIncident,
-        output=OpenedIncident,
-        handler=create_incident,
-        creates=True,
-    ),
+declare = OperationsOf("incidents")
+OPERATIONS = (
+    declare.write("incidents.create", CreateIncident, OpenedIncident, create_incident, creates=True),
     Operation(
         name="incidents.open_integrity",
         owner="incidents",
@@ -321,13 +289,13 @@ OPERATIONS: tuple[Operation, ...] = (
         output=OpenedIncident,
         handler=open_integrity,
     ),
-    _read("incidents.list", ListIncidents, Page[IncidentView], list_incidents),
-    _read("incidents.get", IncidentRef, IncidentView, get_incident),
-    _read("incidents.events", ListIncidentParts, Page[IncidentEventView], list_events),
-    _read("incidents.links", ListIncidentParts, Page[IncidentLinkView], list_links),
-    _read("incidents.signatures", ListSignatures, Page[SignatureView], list_signatures),
-    _write("incidents.acknowledge", IncidentRef, acknowledge_incident),
-    _write("incidents.escalate", EscalateIncident, escalate_incident),
-    _write("incidents.resolve", ResolveIncident, resolve_incident),
-    _write("incidents.close", CloseIncident, close_incident),
+    declare.read("incidents.list", ListIncidents, Page[IncidentView], list_incidents),
+    declare.read("incidents.get", IncidentRef, IncidentView, get_incident),
+    declare.read("incidents.events", ListIncidentParts, Page[IncidentEventView], list_events),
+    declare.read("incidents.links", ListIncidentParts, Page[IncidentLinkView], list_links),
+    declare.read("incidents.signatures", ListSignatures, Page[SignatureView], list_signatures),
+    declare.write("incidents.acknowledge", IncidentRef, IncidentView, acknowledge_incident),
+    declare.write("incidents.escalate", EscalateIncident, IncidentView, escalate_incident),
+    declare.write("incidents.resolve", ResolveIncident, IncidentView, resolve_incident),
+    declare.write("incidents.close", CloseIncident, IncidentView, close_incident),
 )

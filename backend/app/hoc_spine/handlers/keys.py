@@ -20,7 +20,7 @@ from app.domains.tenants.models import (
     RevokeTenantKey,
 )
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.pages import Page, page_of, read_cursor
 from app.kernel.redaction import redact_text
 
@@ -129,23 +129,16 @@ def _image(ctx: OperationContext, row: Mapping[str, Any], *, tenant_id: str) -> 
     return engine.image(row) | whose
 
 
+declare = OperationsOf("tenants", "keys")
 OPERATIONS = (
-    Operation(
-        "keys.create",
-        "tenants",
-        "write",
-        "keys:admin",
-        CreateKey,
-        CreatedKey,
-        create,
-        creates=True,
-        replay=_hide_secret,
+    declare.write(
+        "keys.create", CreateKey, CreatedKey, create, verb="admin", creates=True, replay=_hide_secret
     ),
-    Operation("keys.list", "tenants", "read", "keys:read", ListKeys, Page[KeyView], list_page),
-    Operation("keys.get", "tenants", "read", "keys:read", KeyPath, KeyView, get),
-    Operation("keys.freeze", "tenants", "write", "keys:admin", ChangeKey, KeyView, freeze),
-    Operation("keys.unfreeze", "tenants", "write", "keys:admin", ChangeKey, KeyView, unfreeze),
-    Operation("keys.revoke", "tenants", "write", "keys:admin", ChangeKey, KeyView, revoke),
+    declare.read("keys.list", ListKeys, Page[KeyView], list_page),
+    declare.read("keys.get", KeyPath, KeyView, get),
+    declare.write("keys.freeze", ChangeKey, KeyView, freeze, verb="admin"),
+    declare.write("keys.unfreeze", ChangeKey, KeyView, unfreeze, verb="admin"),
+    declare.write("keys.revoke", ChangeKey, KeyView, revoke, verb="admin"),
     Operation(
         "keys.note_use",
         "tenants",

@@ -28,7 +28,7 @@ from app.hoc_spine.coordinators.plane_gates import bound_rules
 from app.hoc_spine.coordinators.plane_lifecycle import WrittenPlane, write_plane
 from app.hoc_spine.coordinators.plane_views import change_view
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.errors import HocError
 
 State = KnowledgePlaneLifecycleState
@@ -206,42 +206,17 @@ def _write(
     return written
 
 
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="knowledge.planes.bind_policy",
-        owner="knowledge",
-        mode="write",
-        scope="knowledge:write",
-        input=PlanePolicy,
-        output=PlaneChange,
-        handler=bind_policy,
-    ),
-    Operation(
-        name="knowledge.planes.unbind_policy",
-        owner="knowledge",
-        mode="write",
-        scope="knowledge:write",
-        input=PlanePolicy,
-        output=PlaneChange,
-        handler=unbind_policy,
-    ),
-    Operation(
-        name="knowledge.planes.approve_purge",
-        owner="knowledge",
-        mode="write",
-        scope="knowledge:admin",
-        input=ApprovePurge,
-        output=PurgeApprovalView,
-        handler=approve_purge,
+declare = OperationsOf("knowledge")
+OPERATIONS = (
+    declare.write("knowledge.planes.bind_policy", PlanePolicy, PlaneChange, bind_policy),
+    declare.write("knowledge.planes.unbind_policy", PlanePolicy, PlaneChange, unbind_policy),
+    declare.write(
+        "knowledge.planes.approve_purge",
+        ApprovePurge,
+        PurgeApprovalView,
+        approve_purge,
+        verb="admin",
         creates=True,
     ),
-    Operation(
-        name="knowledge.planes.set_suspension",
-        owner="knowledge",
-        mode="write",
-        scope="knowledge:write",
-        input=SetSuspension,
-        output=PlaneChange,
-        handler=set_suspension,
-    ),
+    declare.write("knowledge.planes.set_suspension", SetSuspension, PlaneChange, set_suspension),
 )

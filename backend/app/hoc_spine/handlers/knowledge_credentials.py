@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import StringConstraints
 
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.inputs import Input, Output, Text
 
 
@@ -29,14 +29,9 @@ def seal_credential(ctx: OperationContext, request: SealCredential) -> SealedCre
     return SealedCredential(credential_ref=credentials.seal(request.secret, tenant_id=ctx.tenant_id))
 
 
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="knowledge.credentials.seal",
-        owner="knowledge",
-        mode="read",
-        scope="knowledge:write",
-        input=SealCredential,
-        output=SealedCredential,
-        handler=seal_credential,
+declare = OperationsOf("knowledge")
+OPERATIONS = (
+    declare.read(
+        "knowledge.credentials.seal", SealCredential, SealedCredential, seal_credential, verb="write"
     ),
 )

@@ -18,7 +18,7 @@ from app.hoc_spine.coordinators import plane_jobs, plane_lifecycle
 from app.hoc_spine.coordinators.plane_jobs import PreparedStep
 from app.hoc_spine.coordinators.plane_wake import wake_workers
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.canonical_json import loads
 from app.kernel.inputs import Identifier, Input, ListInput, LongText, Output
 from app.kernel.pages import Page, encode_cursor, read_cursor
@@ -209,13 +209,12 @@ def _view(row: Row) -> JobView:
     return JobView(**{**members, "progress": jobs.read_progress(row), "result": result})
 
 
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        "knowledge.jobs.list", "knowledge", "read", "knowledge:read", ListJobs, Page[JobView], list_jobs
-    ),
-    Operation("knowledge.jobs.get", "knowledge", "read", "knowledge:read", JobById, JobView, get_job),
-    Operation("knowledge.jobs.retry", "knowledge", "write", "knowledge:write", JobById, JobView, retry_job),
-    Operation("knowledge.jobs.cancel", "knowledge", "write", "knowledge:write", JobById, JobView, cancel_job),
+declare = OperationsOf("knowledge")
+OPERATIONS = (
+    declare.read("knowledge.jobs.list", ListJobs, Page[JobView], list_jobs),
+    declare.read("knowledge.jobs.get", JobById, JobView, get_job),
+    declare.write("knowledge.jobs.retry", JobById, JobView, retry_job),
+    declare.write("knowledge.jobs.cancel", JobById, JobView, cancel_job),
     Operation(
         "knowledge.jobs.claim",
         "knowledge",

@@ -43,7 +43,7 @@ from app.hoc_spine.coordinators.plane_views import (
 )
 from app.hoc_spine.coordinators.plane_wake import wake_workers
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.pages import Page, encode_cursor, read_cursor
 
@@ -218,40 +218,12 @@ def _binding(ctx: OperationContext, filters: dict[str, Any]) -> str:
     return f"{ctx.tenant_id} {ctx.operation} {dumps(filters)}"
 
 
-def _read(name: str, request: type[Any], output: Any, handler: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="knowledge",
-        mode="read",
-        scope="knowledge:read",
-        input=request,
-        output=output,
-        handler=handler,
-    )
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="knowledge.planes.register",
-        owner="knowledge",
-        mode="write",
-        scope="knowledge:write",
-        input=RegisterPlane,
-        output=PlaneView,
-        handler=register_plane,
-        creates=True,
-    ),
-    Operation(
-        name="knowledge.planes.update_config",
-        owner="knowledge",
-        mode="write",
-        scope="knowledge:write",
-        input=UpdatePlaneConfig,
-        output=PlaneChange,
-        handler=update_config,
-    ),
-    _read("knowledge.planes.get", PlaneById, PlaneView, get_plane),
-    _read("knowledge.planes.list", ListPlanes, Page[PlaneView], list_planes),
-    _read("knowledge.planes.events", ListPlaneEvents, Page[PlaneEventView], list_events),
-    _read("knowledge.planes.documents", ListPlaneDocuments, Page[PlaneDocumentView], list_documents),
+declare = OperationsOf("knowledge")
+OPERATIONS = (
+    declare.write("knowledge.planes.register", RegisterPlane, PlaneView, register_plane, creates=True),
+    declare.write("knowledge.planes.update_config", UpdatePlaneConfig, PlaneChange, update_config),
+    declare.read("knowledge.planes.get", PlaneById, PlaneView, get_plane),
+    declare.read("knowledge.planes.list", ListPlanes, Page[PlaneView], list_planes),
+    declare.read("knowledge.planes.events", ListPlaneEvents, Page[PlaneEventView], list_events),
+    declare.read("knowledge.planes.documents", ListPlaneDocuments, Page[PlaneDocumentView], list_documents),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from app.domains.knowledge.engines import jobs, planes
 from app.domains.knowledge.engines.events import EventDraft
 from app.domains.knowledge.engines.planes import PlaneRow
@@ -21,7 +19,7 @@ from app.hoc_spine.coordinators.plane_lifecycle import write_plane
 from app.hoc_spine.coordinators.plane_views import change_view
 from app.hoc_spine.coordinators.plane_wake import wake_workers
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.inputs import Input, Output
 
 
@@ -90,19 +88,17 @@ def _queue(ctx: OperationContext, plane: PlaneRow) -> str:
     return job_id
 
 
-def _write(name: str, request: type[Any], output: Any, handler: Any, **members: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="knowledge",
-        mode="write",
-        input=request,
-        output=output,
-        handler=handler,
-        **members,
-    )
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    _write("knowledge.planes.refresh", PlaneById, PlaneChange, refresh_plane, scope="knowledge:write"),
-    _write("knowledge.planes.tend", TendPlanes, PlanesTended, tend_planes, scope=None, door="worker"),
+declare = OperationsOf("knowledge")
+OPERATIONS = (
+    declare.write("knowledge.planes.refresh", PlaneById, PlaneChange, refresh_plane),
+    Operation(
+        "knowledge.planes.tend",
+        "knowledge",
+        "write",
+        None,
+        TendPlanes,
+        PlanesTended,
+        tend_planes,
+        door="worker",
+    ),
 )

@@ -35,7 +35,7 @@ from app.hoc_spine.coordinators.plane_lifecycle import (
 )
 from app.hoc_spine.coordinators.plane_purge import purge
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation, Refusal
+from app.hoc_spine.operation_registry import OperationsOf, Refusal
 from app.kernel.context import has_scope
 from app.kernel.errors import HocError
 
@@ -217,24 +217,10 @@ def list_next_actions(ctx: OperationContext, request: PlaneById) -> NextActions:
     )
 
 
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="knowledge.planes.transition",
-        owner="knowledge",
-        mode="write",
-        scope="knowledge:write",
-        input=TransitionPlane,
-        output=TransitionView,
-        handler=transition_plane,
-        authority="recorded",
+declare = OperationsOf("knowledge")
+OPERATIONS = (
+    declare.write(
+        "knowledge.planes.transition", TransitionPlane, TransitionView, transition_plane, authority="recorded"
     ),
-    Operation(
-        name="knowledge.planes.next_actions",
-        owner="knowledge",
-        mode="read",
-        scope="knowledge:read",
-        input=PlaneById,
-        output=NextActions,
-        handler=list_next_actions,
-    ),
+    declare.read("knowledge.planes.next_actions", PlaneById, NextActions, list_next_actions),
 )

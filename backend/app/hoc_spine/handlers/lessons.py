@@ -31,7 +31,7 @@ from app.domains.policies.models.vocabulary import ProposalKind, ProposalSource
 from app.hoc_spine.coordinators.lesson_proposals import propose
 from app.hoc_spine.coordinators.policy_proposals import check_proposed
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.pages import Page
 from app.kernel.redaction import redact_json, redact_text
 
@@ -227,55 +227,45 @@ def _effect(ctx: OperationContext, row: Row) -> LessonEffect | None:
     )
 
 
-def _write(name: str, given: type, handler: object) -> Operation:
-    return Operation(
-        name=name,
-        owner="lessons",
-        mode="write",
-        scope="lessons:write",
-        input=given,
-        output=LessonView,
-        handler=handler,  # type: ignore[arg-type]
-    )
-
-
-def _read(name: str, given: type, output: object, handler: object) -> Operation:
-    return Operation(
-        name=name,
-        owner="lessons",
-        mode="read",
-        scope="lessons:read",
-        input=given,
-        output=output,
-        handler=handler,  # type: ignore[arg-type]
-    )
-
-
-def _work(name: str, given: type, output: object, handler: object, no_audit: str | None) -> Operation:
-    return Operation(
-        name=name,
-        owner="lessons",
-        mode="write",
-        scope=None,
+declare = OperationsOf("lessons")
+OPERATIONS = (
+    declare.read("lessons.list", ListLessons, Page[LessonView], list_lessons),
+    declare.read("lessons.get", LessonRef, LessonDetail, get_lesson),
+    declare.read("lessons.stats", LessonStatsInput, LessonStats, count_lessons),
+    declare.write("lessons.convert", LessonRef, LessonView, convert_lesson),
+    declare.write("lessons.defer", DeferLesson, LessonView, defer_lesson),
+    declare.write("lessons.dismiss", DismissLesson, LessonView, dismiss_lesson),
+    declare.write("lessons.reactivate", LessonRef, LessonView, reactivate_lesson),
+    Operation(
+        "lessons.reactivate_due",
+        "lessons",
+        "write",
+        None,
+        ReactivateDue,
+        ReactivatedLessons,
+        reactivate_due,
         door="worker",
-        input=given,
-        output=output,
-        handler=handler,  # type: ignore[arg-type]
-        no_audit=no_audit,
-    )
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    _read("lessons.list", ListLessons, Page[LessonView], list_lessons),
-    _read("lessons.get", LessonRef, LessonDetail, get_lesson),
-    _read("lessons.stats", LessonStatsInput, LessonStats, count_lessons),
-    _write("lessons.convert", LessonRef, convert_lesson),
-    _write("lessons.defer", DeferLesson, defer_lesson),
-    _write("lessons.dismiss", DismissLesson, dismiss_lesson),
-    _write("lessons.reactivate", LessonRef, reactivate_lesson),
-    _work("lessons.reactivate_due", ReactivateDue, ReactivatedLessons, reactivate_due, None),
-    _work("lessons.learn_near_threshold", LearnNearThreshold, LessonResult, learn_near_threshold, _IS_FACT),
-    _work(
-        "lessons.learn_critical_success", LearnCriticalSuccess, LessonResult, learn_critical_success, _IS_FACT
+    ),
+    Operation(
+        "lessons.learn_near_threshold",
+        "lessons",
+        "write",
+        None,
+        LearnNearThreshold,
+        LessonResult,
+        learn_near_threshold,
+        door="worker",
+        no_audit=_IS_FACT,
+    ),
+    Operation(
+        "lessons.learn_critical_success",
+        "lessons",
+        "write",
+        None,
+        LearnCriticalSuccess,
+        LessonResult,
+        learn_critical_success,
+        door="worker",
+        no_audit=_IS_FACT,
     ),
 )

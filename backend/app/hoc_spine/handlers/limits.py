@@ -34,7 +34,7 @@ from app.domains.tenants.models import Plan
 from app.hoc_spine.coordinators.limit_use import live_overrides
 from app.hoc_spine.coordinators.plan_limits import PLAN_LIMIT, settle_plan_limit
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.amounts import as_number
 from app.kernel.pages import Page, newest_first
 
@@ -174,39 +174,15 @@ def settle_plan(ctx: OperationContext, _given: Upkeep) -> UpkeepDone:
     return UpkeepDone(count=int(changed), more=False)
 
 
-def _write_operation(name: str, given: type, handler: Any, *, creates: bool = False) -> Operation:
-    return Operation(
-        name=name,
-        owner="controls",
-        mode="write",
-        scope="controls:write",
-        input=given,
-        output=LimitView,
-        handler=handler,
-        creates=creates,
-    )
-
-
-def _read_operation(name: str, given: type, output: Any, handler: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="controls",
-        mode="read",
-        scope="controls:read",
-        input=given,
-        output=output,
-        handler=handler,
-    )
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    _write_operation("controls.limits.create", CreateLimit, create_limit, creates=True),
-    _write_operation("controls.limits.update", UpdateLimit, update_limit),
-    _write_operation("controls.limits.disable", ChangeLimitStatus, disable_limit),
-    _write_operation("controls.limits.enable", ChangeLimitStatus, enable_limit),
-    _read_operation("controls.limits.list", ListLimits, Page[LimitView], list_limits),
-    _read_operation("controls.limits.get", LimitRef, LimitStanding, get_limit),
-    _read_operation("controls.breaches.list", ListBreaches, Page[BreachView], list_breaches),
+declare = OperationsOf("controls")
+OPERATIONS = (
+    declare.write("controls.limits.create", CreateLimit, LimitView, create_limit, creates=True),
+    declare.write("controls.limits.update", UpdateLimit, LimitView, update_limit),
+    declare.write("controls.limits.disable", ChangeLimitStatus, LimitView, disable_limit),
+    declare.write("controls.limits.enable", ChangeLimitStatus, LimitView, enable_limit),
+    declare.read("controls.limits.list", ListLimits, Page[LimitView], list_limits),
+    declare.read("controls.limits.get", LimitRef, LimitStanding, get_limit),
+    declare.read("controls.breaches.list", ListBreaches, Page[BreachView], list_breaches),
     Operation(
         name="controls.limits.settle_plan",
         owner="controls",

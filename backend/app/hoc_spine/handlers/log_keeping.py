@@ -18,7 +18,7 @@ from app.domains.logs.models.tree import (
 )
 from app.hoc_spine.coordinators.log_files import LogFiles
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 
 
 def rotate_key(ctx: OperationContext, payload: RotateKey) -> LogNoted:
@@ -121,6 +121,7 @@ def cosign(ctx: OperationContext, payload: Cosignatures) -> Cosigned:
     return Cosigned(size=payload.size, stored=stored)
 
 
+declare = OperationsOf("logs")
 OPERATIONS = (
     Operation("log.rotate_key", "logs", "write", None, RotateKey, LogNoted, rotate_key, door="worker"),
     # The heads are the maintenance role's to write, which operator operations take on.
@@ -149,14 +150,7 @@ OPERATIONS = (
         door="operator",
         no_audit="the facts in the system's log are the record",
     ),
-    Operation(
-        "log.cosign",
-        "logs",
-        "write",
-        "logs:write",
-        Cosignatures,
-        Cosigned,
-        cosign,
-        no_audit="the cosignatures' own rows are the record",
+    declare.write(
+        "log.cosign", Cosignatures, Cosigned, cosign, no_audit="the cosignatures' own rows are the record"
     ),
 )

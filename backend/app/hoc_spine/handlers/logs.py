@@ -45,7 +45,7 @@ from app.hoc_spine.coordinators.run_logs import (
     span_around,
 )
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.inputs import AwareTime, Input, Output
 from app.kernel.pages import Page, page_of, read_cursor
 
@@ -274,17 +274,14 @@ def list_dispatches(ctx: OperationContext, payload: ListRunDispatches) -> Dispat
     return DispatchList(items=records)
 
 
-def _read(name: str, given: type[Input], output: Any, handler: Any, *, snapshot: bool = False) -> Operation:
-    return Operation(name, "logs", "read", "logs:read", given, output, handler, snapshot=snapshot)
-
-
+declare = OperationsOf("logs")
 OPERATIONS = (
-    _read("logs.run_governance", RunLogInput, RunGovernanceLog, run_governance, snapshot=True),
-    _read("logs.run_envelope", EnvelopeInput, RunEnvelope, run_envelope, snapshot=True),
-    _read("logs.run_trace", TraceLogInput, RunTraceLog, run_trace, snapshot=True),
-    _read("logs.run_replay", ReplayInput, ReplayWindow, run_replay, snapshot=True),
-    _read("logs.audit_list", ListAudit, Page[AuditEntry], list_audit),
-    _read("logs.audit_get", EntryPath, AuditEntryDetail, get_audit),
-    _read("logs.audit_integrity", IntegrityInput, AuditIntegrity, verify_audit, snapshot=True),
-    _read("logs.dispatches", ListRunDispatches, DispatchList, list_dispatches),
+    declare.read("logs.run_governance", RunLogInput, RunGovernanceLog, run_governance, snapshot=True),
+    declare.read("logs.run_envelope", EnvelopeInput, RunEnvelope, run_envelope, snapshot=True),
+    declare.read("logs.run_trace", TraceLogInput, RunTraceLog, run_trace, snapshot=True),
+    declare.read("logs.run_replay", ReplayInput, ReplayWindow, run_replay, snapshot=True),
+    declare.read("logs.audit_list", ListAudit, Page[AuditEntry], list_audit),
+    declare.read("logs.audit_get", EntryPath, AuditEntryDetail, get_audit),
+    declare.read("logs.audit_integrity", IntegrityInput, AuditIntegrity, verify_audit, snapshot=True),
+    declare.read("logs.dispatches", ListRunDispatches, DispatchList, list_dispatches),
 )

@@ -16,7 +16,7 @@ from app.domains.traces.engines import spans
 from app.domains.traces.models import MAX_BATCH, IngestedSpans, IngestSpans, SpanInput, StepInput
 from app.hoc_spine.coordinators.step_batch import append_batch, hold_trace, make_batch
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.errors import ErrorKind, HocError
 
 _POSITION: Final = re.compile(r"/steps/(\d+)")
@@ -143,15 +143,13 @@ def _refused_step(error: HocError, count: int) -> int | None:
     return None
 
 
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="traces.otlp.ingest",
-        owner="traces",
-        mode="write",
-        scope="runs:write",
-        input=IngestSpans,
-        output=IngestedSpans,
-        handler=ingest_spans,
+declare = OperationsOf("traces", "runs")
+OPERATIONS = (
+    declare.write(
+        "traces.otlp.ingest",
+        IngestSpans,
+        IngestedSpans,
+        ingest_spans,
         prepare=prepare_spans,
         gate="fact",
         no_audit="the chain is the record",

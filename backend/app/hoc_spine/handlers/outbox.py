@@ -72,7 +72,7 @@ def forget_keys(ctx: OperationContext, command: ForgetKeys) -> ForgottenKeys:
 
 _DELIVERY = "deliveries are no governed facts; each event repeats one"
 
-OPERATIONS: tuple[Operation, ...] = (
+OPERATIONS = (
     Operation(
         name="outbox.claim",
         owner="logs",

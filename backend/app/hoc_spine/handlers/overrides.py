@@ -20,7 +20,7 @@ from app.domains.controls.models.vocabulary import OverrideStatus
 from app.domains.tenants.engines import state
 from app.hoc_spine.authority import insufficient_scope
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.context import has_scope
 from app.kernel.pages import Page, newest_first
 from app.kernel.redaction import redact_text
@@ -163,41 +163,17 @@ def _write(
     return overrides.view(after)
 
 
-def _write_operation(name: str, given: type, handler: Any, scope: str, *, creates: bool = False) -> Operation:
-    return Operation(
-        name=name,
-        owner="controls",
-        mode="write",
-        scope=scope,
-        input=given,
-        output=OverrideView,
-        handler=handler,
-        creates=creates,
-    )
-
-
-def _read_operation(name: str, given: type, output: Any, handler: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="controls",
-        mode="read",
-        scope="controls:read",
-        input=given,
-        output=output,
-        handler=handler,
-    )
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    _write_operation(
-        "controls.overrides.request", RequestOverride, request_override, "controls:write", creates=True
+declare = OperationsOf("controls")
+OPERATIONS = (
+    declare.write(
+        "controls.overrides.request", RequestOverride, OverrideView, request_override, creates=True
     ),
-    _write_operation("controls.overrides.approve", DecideOverride, approve_override, "controls:admin"),
-    _write_operation("controls.overrides.reject", DecideOverride, reject_override, "controls:admin"),
+    declare.write("controls.overrides.approve", DecideOverride, OverrideView, approve_override, verb="admin"),
+    declare.write("controls.overrides.reject", DecideOverride, OverrideView, reject_override, verb="admin"),
     # Whoever asked for it may take it back; the handler asks everybody else for controls:admin.
-    _write_operation("controls.overrides.cancel", DecideOverride, cancel_override, "controls:write"),
-    _read_operation("controls.overrides.get", OverrideRef, OverrideView, get_override),
-    _read_operation("controls.overrides.list", ListOverrides, Page[OverrideView], list_overrides),
+    declare.write("controls.overrides.cancel", DecideOverride, OverrideView, cancel_override),
+    declare.read("controls.overrides.get", OverrideRef, OverrideView, get_override),
+    declare.read("controls.overrides.list", ListOverrides, Page[OverrideView], list_overrides),
     Operation(
         name="controls.overrides.expire",
         owner="controls",

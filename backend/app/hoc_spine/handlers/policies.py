@@ -33,7 +33,7 @@ from app.domains.tenants.engines.state import bump_live_epoch, bump_policy_versi
 from app.hoc_spine.authority import insufficient_scope
 from app.hoc_spine.coordinators.policy_integrity import record_broken_policy
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation, Refusal
+from app.hoc_spine.operation_registry import OperationsOf, Refusal
 from app.kernel.context import has_scope
 from app.kernel.pages import Page
 
@@ -237,40 +237,16 @@ def _active_limits(ctx: OperationContext) -> list[dict[str, Any]]:
     return [rule.as_json() for rule in limits.list_active_rules(ctx.connection, tenant_id=ctx.tenant_id)]
 
 
-def _write(name: str, given: type, handler: object, *, creates: bool = False) -> Operation:
-    return Operation(
-        name=name,
-        owner="policies",
-        mode="write",
-        scope="policies:write",
-        input=given,
-        output=RuleView,
-        handler=handler,  # type: ignore[arg-type]
-        creates=creates,
-    )
-
-
-def _read(name: str, given: type, output: object, handler: object) -> Operation:
-    return Operation(
-        name=name,
-        owner="policies",
-        mode="read",
-        scope="policies:read",
-        input=given,
-        output=output,
-        handler=handler,  # type: ignore[arg-type]
-    )
-
-
+declare = OperationsOf("policies")
 OPERATIONS = (
-    _write("policies.rules.create", CreateRule, create_rule, creates=True),
-    _write("policies.rules.update", UpdateRule, update_rule),
-    _write("policies.rules.activate", ActivateRule, activate_rule),
-    _write("policies.rules.retire", RetireRule, retire_rule),
-    _read("policies.rules.list", ListRules, Page[RuleView], list_rules),
-    _read("policies.rules.get", RuleRef, RuleView, get_rule),
-    _read("policies.rules.versions", ListRuleVersions, Page[RuleVersionView], list_rule_versions),
-    _read("policies.rules.dependencies", RuleRef, DependencyList, list_dependencies),
-    _read("policies.conflicts", ListConflicts, ConflictList, list_conflicts),
-    _read("policies.snapshots.get", SnapshotRef, SnapshotView, get_snapshot),
+    declare.write("policies.rules.create", CreateRule, RuleView, create_rule, creates=True),
+    declare.write("policies.rules.update", UpdateRule, RuleView, update_rule),
+    declare.write("policies.rules.activate", ActivateRule, RuleView, activate_rule),
+    declare.write("policies.rules.retire", RetireRule, RuleView, retire_rule),
+    declare.read("policies.rules.list", ListRules, Page[RuleView], list_rules),
+    declare.read("policies.rules.get", RuleRef, RuleView, get_rule),
+    declare.read("policies.rules.versions", ListRuleVersions, Page[RuleVersionView], list_rule_versions),
+    declare.read("policies.rules.dependencies", RuleRef, DependencyList, list_dependencies),
+    declare.read("policies.conflicts", ListConflicts, ConflictList, list_conflicts),
+    declare.read("policies.snapshots.get", SnapshotRef, SnapshotView, get_snapshot),
 )

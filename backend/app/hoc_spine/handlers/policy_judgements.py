@@ -20,7 +20,7 @@ from app.domains.policies.models.judgements import (
 from app.domains.policies.models.rules import RuleRef
 from app.hoc_spine.coordinators import policy_simulation
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.pages import Page
 
 
@@ -95,21 +95,10 @@ def _chain(ctx: OperationContext, origin: Row) -> tuple[EffectChain, str | None]
     return chain, signature
 
 
-def _read(name: str, given: type, output: object, handler: object) -> Operation:
-    return Operation(
-        name=name,
-        owner="policies",
-        mode="read",
-        scope="policies:read",
-        input=given,
-        output=output,
-        handler=handler,  # type: ignore[arg-type]
-    )
-
-
+declare = OperationsOf("policies")
 OPERATIONS = (
-    _read("policies.rules.effect", RuleRef, RuleEffect, get_effect),
-    _read("policies.preventions.list", ListPreventions, Page[PreventionView], list_preventions),
-    _read("policies.evaluations.list", ListEvaluations, Page[EvaluationView], list_evaluations),
-    _read("policies.simulate", Simulate, Simulated, simulate),
+    declare.read("policies.rules.effect", RuleRef, RuleEffect, get_effect),
+    declare.read("policies.preventions.list", ListPreventions, Page[PreventionView], list_preventions),
+    declare.read("policies.evaluations.list", ListEvaluations, Page[EvaluationView], list_evaluations),
+    declare.read("policies.simulate", Simulate, Simulated, simulate),
 )

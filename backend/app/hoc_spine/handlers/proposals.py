@@ -18,7 +18,7 @@ from app.domains.policies.models.proposals import (
 from app.domains.policies.models.vocabulary import ProposalKind, ProposalSource, ProposalStatus
 from app.hoc_spine.coordinators.policy_proposals import adopt, check_proposed
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.pages import Page
 
 ENTITY = "POLICY_PROPOSAL"
@@ -121,36 +121,12 @@ def _audit(ctx: OperationContext, event: str, before: Row | None, after: Row) ->
     )
 
 
-def _write(name: str, scope: str, given: type, handler: object, *, creates: bool = False) -> Operation:
-    return Operation(
-        name=name,
-        owner="policies",
-        mode="write",
-        scope=scope,
-        input=given,
-        output=ProposalView,
-        handler=handler,  # type: ignore[arg-type]
-        creates=creates,
-    )
-
-
-def _read(name: str, given: type, output: object, handler: object) -> Operation:
-    return Operation(
-        name=name,
-        owner="policies",
-        mode="read",
-        scope="policies:read",
-        input=given,
-        output=output,
-        handler=handler,  # type: ignore[arg-type]
-    )
-
-
-OPERATIONS: tuple[Operation, ...] = (
-    _write("policies.proposals.create", "policies:write", CreateProposal, create_proposal, creates=True),
-    _write("policies.proposals.update", "policies:write", UpdateProposal, update_proposal),
-    _write("policies.proposals.approve", "policies:admin", ReviewProposal, approve_proposal),
-    _write("policies.proposals.reject", "policies:admin", ReviewProposal, reject_proposal),
-    _read("policies.proposals.list", ListProposals, Page[ProposalView], list_proposals),
-    _read("policies.proposals.get", ProposalRef, ProposalView, get_proposal),
+declare = OperationsOf("policies")
+OPERATIONS = (
+    declare.write("policies.proposals.create", CreateProposal, ProposalView, create_proposal, creates=True),
+    declare.write("policies.proposals.update", UpdateProposal, ProposalView, update_proposal),
+    declare.write("policies.proposals.approve", ReviewProposal, ProposalView, approve_proposal, verb="admin"),
+    declare.write("policies.proposals.reject", ReviewProposal, ProposalView, reject_proposal, verb="admin"),
+    declare.read("policies.proposals.list", ListProposals, Page[ProposalView], list_proposals),
+    declare.read("policies.proposals.get", ProposalRef, ProposalView, get_proposal),
 )

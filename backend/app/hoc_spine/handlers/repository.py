@@ -25,7 +25,7 @@ from app.hoc_spine.coordinators.repository_writes import (
     sealed_among,
 )
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.errors import HocError
 
 Items = list[tuple[str, Draft]]
@@ -186,25 +186,15 @@ def list_changes(ctx: OperationContext, request: ListChanges) -> ChangePage:
     return ChangePage(items=[change_view(row) for row in rows], next_since_seq=following)
 
 
+declare = OperationsOf("repository")
 OPERATIONS = (
-    Operation(
-        name="repository.artifacts.create_bulk",
-        owner="repository",
-        mode="write",
-        scope="repository:write",
-        input=CreateArtifacts,
-        output=BulkResult,
-        handler=create_bulk,
+    declare.write(
+        "repository.artifacts.create_bulk",
+        CreateArtifacts,
+        BulkResult,
+        create_bulk,
         prepare=prepare_bulk,
         creates=True,
     ),
-    Operation(
-        name="repository.changes.list",
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=ListChanges,
-        output=ChangePage,
-        handler=list_changes,
-    ),
+    declare.read("repository.changes.list", ListChanges, ChangePage, list_changes),
 )

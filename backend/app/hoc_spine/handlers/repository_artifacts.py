@@ -41,7 +41,7 @@ from app.hoc_spine.coordinators.repository_writes import (
     open_creation,
 )
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 
 EVENT = "RepositoryArtifactChanged"
 
@@ -327,33 +327,9 @@ def _restore_head(
     )
 
 
-def _read(name: str, given: Any, answer: Any, handler: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=given,
-        output=answer,
-        handler=handler,
-    )
-
-
-def _write(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="write",
-        scope="repository:write",
-        input=given,
-        output=answer,
-        handler=handler,
-        **options,
-    )
-
-
+declare = OperationsOf("repository")
 OPERATIONS = (
-    _write(
+    declare.write(
         "repository.artifacts.create",
         CreateArtifact,
         ArtifactView,
@@ -361,15 +337,11 @@ OPERATIONS = (
         prepare=prepare_create,
         creates=True,
     ),
-    _read("repository.artifacts.get", ArtifactRef, ArtifactView, get),
-    _read("repository.artifacts.content", ContentRef, ContentView, get_content),
-    _write(
-        "repository.artifacts.update",
-        UpdateArtifact,
-        ArtifactUpdated,
-        update,
-        prepare=prepare_update,
+    declare.read("repository.artifacts.get", ArtifactRef, ArtifactView, get),
+    declare.read("repository.artifacts.content", ContentRef, ContentView, get_content),
+    declare.write(
+        "repository.artifacts.update", UpdateArtifact, ArtifactUpdated, update, prepare=prepare_update
     ),
-    _write("repository.artifacts.delete", DeleteArtifact, ArtifactDeleted, delete),
-    _write("repository.artifacts.restore", RestoreArtifact, ArtifactRestored, restore),
+    declare.write("repository.artifacts.delete", DeleteArtifact, ArtifactDeleted, delete),
+    declare.write("repository.artifacts.restore", RestoreArtifact, ArtifactRestored, restore),
 )

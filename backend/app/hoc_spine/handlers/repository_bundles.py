@@ -7,7 +7,7 @@ from app.domains.repository.models.bundles import BundleCreated, BundleRef, Bund
 from app.domains.repository.models.vocabulary import Action, EntityType
 from app.hoc_spine.coordinators.repository_writes import close_changes, open_creation
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 
 
 def create(ctx: OperationContext, request: CreateBundle) -> BundleCreated:
@@ -52,24 +52,8 @@ def _view(ctx: OperationContext, name: str) -> BundleView:
     return bundles.bundle_view(row, items)
 
 
+declare = OperationsOf("repository")
 OPERATIONS = (
-    Operation(
-        name="repository.bundles.create",
-        owner="repository",
-        mode="write",
-        scope="repository:write",
-        input=CreateBundle,
-        output=BundleCreated,
-        handler=create,
-        creates=True,
-    ),
-    Operation(
-        name="repository.bundles.get",
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=BundleRef,
-        output=BundleView,
-        handler=get,
-    ),
+    declare.write("repository.bundles.create", CreateBundle, BundleCreated, create, creates=True),
+    declare.read("repository.bundles.get", BundleRef, BundleView, get),
 )

@@ -32,7 +32,7 @@ from app.hoc_spine.coordinators.repository_writes import (
     open_creation,
 )
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.pages import Page, encode_cursor, read_cursor
 
 EVENT = "RepositoryCollectionChanged"
@@ -184,35 +184,11 @@ def _views(ctx: OperationContext, rows: Sequence[engine.Row]) -> list[Collection
     return [collection_view(row, planes[row["id"]]) for row in rows]
 
 
-def _read(name: str, given: Any, answer: Any, handler: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=given,
-        output=answer,
-        handler=handler,
-    )
-
-
-def _write(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="write",
-        scope="repository:write",
-        input=given,
-        output=answer,
-        handler=handler,
-        **options,
-    )
-
-
+declare = OperationsOf("repository")
 OPERATIONS = (
-    _write("repository.collections.create", CreateCollection, CollectionView, create, creates=True),
-    _read("repository.collections.get", CollectionRef, CollectionView, get),
-    _read("repository.collections.list", ListCollections, Page[CollectionView], list_page),
-    _write("repository.collections.update", UpdateCollection, CollectionView, update),
-    _write("repository.collections.delete", DeleteCollection, CollectionDeleted, delete),
+    declare.write("repository.collections.create", CreateCollection, CollectionView, create, creates=True),
+    declare.read("repository.collections.get", CollectionRef, CollectionView, get),
+    declare.read("repository.collections.list", ListCollections, Page[CollectionView], list_page),
+    declare.write("repository.collections.update", UpdateCollection, CollectionView, update),
+    declare.write("repository.collections.delete", DeleteCollection, CollectionDeleted, delete),
 )

@@ -14,7 +14,7 @@ from app.domains.repository.models.graph import (
     Neighbor,
 )
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.pages import Page, page_of, read_cursor
 
 
@@ -70,21 +70,9 @@ def consumers(ctx: OperationContext, request: ListConsumers) -> Page[Consumer]:
     )
 
 
-def _read(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=given,
-        output=answer,
-        handler=handler,
-        **options,
-    )
-
-
+declare = OperationsOf("repository")
 OPERATIONS = (
-    _read("repository.artifacts.neighbors", ListNeighbors, Page[Neighbor], neighbors),
-    _read("repository.artifacts.lineage", LineageQuery, Lineage, get_lineage, snapshot=True),
-    _read("repository.revisions.consumers", ListConsumers, Page[Consumer], consumers),
+    declare.read("repository.artifacts.neighbors", ListNeighbors, Page[Neighbor], neighbors),
+    declare.read("repository.artifacts.lineage", LineageQuery, Lineage, get_lineage, snapshot=True),
+    declare.read("repository.revisions.consumers", ListConsumers, Page[Consumer], consumers),
 )

@@ -26,7 +26,7 @@ from app.hoc_spine.coordinators.legal_holds import contents_held, lock_holds
 from app.hoc_spine.coordinators.repository_check import check_repository
 from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes, refuse_version
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 
 ALL = "all"
 
@@ -125,27 +125,20 @@ def rebuild_search(ctx: OperationContext, request: RebuildSearch) -> SearchRebui
     return SearchRebuilt(artifacts=indexing.rebuild(ctx.connection, tenant_id=ctx.tenant_id))
 
 
-def _admin(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="write",
-        scope="repository:admin",
-        input=given,
-        output=answer,
-        handler=handler,
-        **options,
-    )
-
-
+declare = OperationsOf("repository")
 OPERATIONS = (
-    _admin("repository.verify", Verify, RepositoryVerified, verify, prepare=prepare_verify),
-    _admin("repository.gc", CollectGarbage, GarbageCollected, collect, prepare=prepare_gc),
-    _admin(
+    declare.write(
+        "repository.verify", Verify, RepositoryVerified, verify, verb="admin", prepare=prepare_verify
+    ),
+    declare.write(
+        "repository.gc", CollectGarbage, GarbageCollected, collect, verb="admin", prepare=prepare_gc
+    ),
+    declare.write(
         "repository.search.rebuild",
         RebuildSearch,
         SearchRebuilt,
         rebuild_search,
+        verb="admin",
         no_audit="the index says nothing of its own: it is derived from revisions that have their entries",
     ),
 )

@@ -27,7 +27,7 @@ from app.hoc_spine.coordinators.repository_runs import (
 )
 from app.hoc_spine.coordinators.repository_writes import open_changes
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.canonical_json import dumps
 from app.kernel.pages import Page, page_of, read_cursor
 
@@ -137,41 +137,17 @@ def get_manifest(ctx: OperationContext, request: OperationRunRef) -> ManifestVie
     return ManifestView(**manifests.view_members(row))
 
 
-def _read(name: str, given: Any, answer: Any, handler: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=given,
-        output=answer,
-        handler=handler,
-    )
-
-
-def _write(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="write",
-        scope="repository:write",
-        input=given,
-        output=answer,
-        handler=handler,
-        **options,
-    )
-
-
+declare = OperationsOf("repository")
 OPERATIONS = (
-    _write(
+    declare.write(
         "repository.steps.put",
         PutStep,
         StepPut,
         put_step,
         no_audit="working state, sealed by the manifest of the run",
     ),
-    _read("repository.steps.list", ListWorkflowSteps, Page[WorkflowStepView], list_steps),
-    _write("repository.outputs.add", AddOutput, OutputAdded, add_output, creates=True),
-    _write("repository.manifests.seal", SealManifest, ManifestSealed, seal_manifest),
-    _read("repository.manifests.get", OperationRunRef, ManifestView, get_manifest),
+    declare.read("repository.steps.list", ListWorkflowSteps, Page[WorkflowStepView], list_steps),
+    declare.write("repository.outputs.add", AddOutput, OutputAdded, add_output, creates=True),
+    declare.write("repository.manifests.seal", SealManifest, ManifestSealed, seal_manifest),
+    declare.read("repository.manifests.get", OperationRunRef, ManifestView, get_manifest),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from app.domains.repository.engines import artifacts, context_packages, lifecycle, outputs
 from app.domains.repository.engines.context_packages import PackageDraft
 from app.domains.repository.errors import too_large
@@ -23,7 +21,7 @@ from app.domains.repository.models.packages import (
 from app.domains.repository.models.vocabulary import Action, EntityType
 from app.hoc_spine.coordinators.repository_writes import close_changes, open_creation
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.canonical_json import dumps
 from app.kernel.pages import Page, page_of, read_cursor
 
@@ -125,57 +123,22 @@ def for_artifact(ctx: OperationContext, request: PackageArtifact) -> ContextPack
     return _create(ctx, context_packages.read_package(wanted))
 
 
-def _read(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=given,
-        output=answer,
-        handler=handler,
-        **options,
-    )
-
-
-def _write(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="write",
-        scope="repository:write",
-        input=given,
-        output=answer,
-        handler=handler,
-        creates=True,
-        **options,
-    )
-
-
+declare = OperationsOf("repository")
 OPERATIONS = (
-    _write(
-        "repository.context_packages.create",
-        CreateContextPackage,
-        ContextPackageView,
-        create,
+    declare.write(
+        "repository.context_packages.create", CreateContextPackage, ContextPackageView, create, creates=True
     ),
-    _read(
-        "repository.context_packages.get",
-        ContextPackageRef,
-        ContextPackageView,
-        get,
-        snapshot=True,
+    declare.read(
+        "repository.context_packages.get", ContextPackageRef, ContextPackageView, get, snapshot=True
     ),
-    _read(
-        "repository.context_packages.list",
-        ListContextPackages,
-        Page[ContextPackageSummary],
-        list_page,
+    declare.read(
+        "repository.context_packages.list", ListContextPackages, Page[ContextPackageSummary], list_page
     ),
-    _write(
+    declare.write(
         "repository.context_packages.for_artifact",
         PackageArtifact,
         ContextPackageView,
         for_artifact,
+        creates=True,
     ),
 )

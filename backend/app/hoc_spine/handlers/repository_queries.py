@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from app.domains.repository.engines import queries
 from app.domains.repository.engines.views import artifact_view
 from app.domains.repository.models.inputs import ArtifactFilter, ArtifactQuery, ListArtifacts
 from app.domains.repository.models.views import ArtifactView, CountView
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.hashing import text_hash
 from app.kernel.pages import Page, encode_cursor
 
@@ -42,20 +40,9 @@ def count(ctx: OperationContext, request: ArtifactFilter) -> CountView:
     )
 
 
-def _read(name: str, given: Any, answer: Any, handler: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=given,
-        output=answer,
-        handler=handler,
-    )
-
-
+declare = OperationsOf("repository")
 OPERATIONS = (
-    _read("repository.artifacts.list", ListArtifacts, Page[ArtifactView], list_page),
-    _read("repository.artifacts.query", ArtifactQuery, Page[ArtifactView], query),
-    _read("repository.artifacts.count", ArtifactFilter, CountView, count),
+    declare.read("repository.artifacts.list", ListArtifacts, Page[ArtifactView], list_page),
+    declare.read("repository.artifacts.query", ArtifactQuery, Page[ArtifactView], query),
+    declare.read("repository.artifacts.count", ArtifactFilter, CountView, count),
 )

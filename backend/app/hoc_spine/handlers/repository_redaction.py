@@ -20,7 +20,7 @@ from app.domains.repository.models.vocabulary import Action
 from app.hoc_spine.coordinators.legal_holds import holds_on_origins, lock_holds, refuse_held
 from app.hoc_spine.coordinators.repository_writes import check_version, close_changes, open_changes
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.canonical_json import dumps
 
 EVENT = "RepositoryRedacted"
@@ -142,23 +142,10 @@ def purge_collection(ctx: OperationContext, request: PurgeCollection) -> Collect
     )
 
 
+declare = OperationsOf("repository")
 OPERATIONS = (
-    Operation(
-        name="repository.artifacts.redact",
-        owner="repository",
-        mode="write",
-        scope="repository:admin",
-        input=RedactArtifact,
-        output=ArtifactRedacted,
-        handler=redact,
-    ),
-    Operation(
-        name="repository.collections.purge",
-        owner="repository",
-        mode="write",
-        scope="repository:admin",
-        input=PurgeCollection,
-        output=CollectionPurged,
-        handler=purge_collection,
+    declare.write("repository.artifacts.redact", RedactArtifact, ArtifactRedacted, redact, verb="admin"),
+    declare.write(
+        "repository.collections.purge", PurgeCollection, CollectionPurged, purge_collection, verb="admin"
     ),
 )

@@ -31,7 +31,7 @@ from app.hoc_spine.coordinators.repository_writes import (
     open_creation,
 )
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.hashing import text_hash
 from app.kernel.pages import Page, page_of, read_cursor
 
@@ -196,37 +196,15 @@ def _close(ctx: OperationContext, change_set: Any, row: Row, after: Row) -> None
     )
 
 
-def _read(name: str, given: Any, answer: Any, handler: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=given,
-        output=answer,
-        handler=handler,
-    )
-
-
-def _write(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="write",
-        scope="repository:write",
-        input=given,
-        output=answer,
-        handler=handler,
-        **options,
-    )
-
-
+declare = OperationsOf("repository")
 OPERATIONS = (
-    _write("repository.relationships.create", CreateRelationship, RelationshipView, create, creates=True),
-    _read("repository.relationships.get", RelationshipRef, RelationshipView, get),
-    _read("repository.relationships.list", ListRelationships, Page[RelationshipView], list_page),
-    _write("repository.relationships.update", UpdateRelationship, RelationshipUpdated, update),
-    _write("repository.relationships.delete", DeleteRelationship, RelationshipDeleted, delete),
-    _read("repository.relationships.query", RelationshipQuery, Page[RelationshipView], query),
-    _read("repository.relationships.count", RelationshipFilter, CountView, count),
+    declare.write(
+        "repository.relationships.create", CreateRelationship, RelationshipView, create, creates=True
+    ),
+    declare.read("repository.relationships.get", RelationshipRef, RelationshipView, get),
+    declare.read("repository.relationships.list", ListRelationships, Page[RelationshipView], list_page),
+    declare.write("repository.relationships.update", UpdateRelationship, RelationshipUpdated, update),
+    declare.write("repository.relationships.delete", DeleteRelationship, RelationshipDeleted, delete),
+    declare.read("repository.relationships.query", RelationshipQuery, Page[RelationshipView], query),
+    declare.read("repository.relationships.count", RelationshipFilter, CountView, count),
 )

@@ -15,7 +15,7 @@ from app.domains.repository.models.views import (
     RevisionView,
 )
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.pages import Page, encode_cursor, read_cursor
 
 
@@ -96,22 +96,10 @@ def _content(ctx: OperationContext, artifact_id: str, revision: int) -> bytes | 
     return content.data
 
 
-def _read(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=given,
-        output=answer,
-        handler=handler,
-        **options,
-    )
-
-
+declare = OperationsOf("repository")
 OPERATIONS = (
-    _read("repository.revisions.list", ListRevisions, Page[RevisionView], list_page),
-    _read("repository.revisions.get", RevisionRef, RevisionView, get),
-    _read("repository.revisions.content", RevisionRef, ContentView, get_content),
-    _read("repository.revisions.diff", DiffRevisions, RevisionDiff, diff, snapshot=True),
+    declare.read("repository.revisions.list", ListRevisions, Page[RevisionView], list_page),
+    declare.read("repository.revisions.get", RevisionRef, RevisionView, get),
+    declare.read("repository.revisions.content", RevisionRef, ContentView, get_content),
+    declare.read("repository.revisions.diff", DiffRevisions, RevisionDiff, diff, snapshot=True),
 )

@@ -49,7 +49,7 @@ from app.hoc_spine.coordinators.repository_runs import (
 )
 from app.hoc_spine.coordinators.repository_writes import close_changes, open_changes, open_creation
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.canonical_json import dumps
 from app.kernel.clock import parse_time
 from app.kernel.errors import ErrorKind, HocError
@@ -281,46 +281,16 @@ def _published(
     )
 
 
-def _read(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=given,
-        output=answer,
-        handler=handler,
-        **options,
-    )
-
-
-def _write(name: str, given: Any, answer: Any, handler: Any, **options: Any) -> Operation:
-    return Operation(
-        name=name,
-        owner="repository",
-        mode="write",
-        scope="repository:write",
-        input=given,
-        output=answer,
-        handler=handler,
-        **options,
-    )
-
-
+declare = OperationsOf("repository")
 OPERATIONS = (
-    _write("repository.runs.create", CreateOperationRun, OperationRunView, create, creates=True),
-    _read("repository.runs.get", OperationRunRef, OperationRunDetail, get, snapshot=True),
-    _read("repository.runs.list", ListOperationRuns, Page[OperationRunView], list_page),
-    _read("repository.runs.resumable", ListResumableRuns, Page[OperationRunView], list_resumable),
-    _write("repository.runs.transition", TransitionRun, RunTransitioned, transition),
-    _write("repository.runs.claim", ClaimRun, RunLease, claim, no_audit=_WORKING_STATE),
-    _write("repository.runs.release", ReleaseRun, RunLease, release, no_audit=_WORKING_STATE),
-    _write(
-        "repository.runs.publish",
-        PublishRun,
-        RunPublished,
-        publish,
-        prepare=prepare_publish,
-        creates=True,
+    declare.write("repository.runs.create", CreateOperationRun, OperationRunView, create, creates=True),
+    declare.read("repository.runs.get", OperationRunRef, OperationRunDetail, get, snapshot=True),
+    declare.read("repository.runs.list", ListOperationRuns, Page[OperationRunView], list_page),
+    declare.read("repository.runs.resumable", ListResumableRuns, Page[OperationRunView], list_resumable),
+    declare.write("repository.runs.transition", TransitionRun, RunTransitioned, transition),
+    declare.write("repository.runs.claim", ClaimRun, RunLease, claim, no_audit=_WORKING_STATE),
+    declare.write("repository.runs.release", ReleaseRun, RunLease, release, no_audit=_WORKING_STATE),
+    declare.write(
+        "repository.runs.publish", PublishRun, RunPublished, publish, prepare=prepare_publish, creates=True
     ),
 )

@@ -39,7 +39,7 @@ from app.hoc_spine.coordinators.repository_writes import (
     sealed_among,
 )
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.errors import HocError
 from app.kernel.files import LocalFile
 
@@ -257,34 +257,23 @@ def _report(
     )
 
 
+declare = OperationsOf("repository")
 OPERATIONS = (
-    Operation(
-        name="repository.snapshots.export",
-        owner="repository",
-        mode="write",
-        scope="repository:admin",
-        input=ExportSnapshot,
-        output=SnapshotExported,
-        handler=export,
+    declare.write(
+        "repository.snapshots.export",
+        ExportSnapshot,
+        SnapshotExported,
+        export,
+        verb="admin",
         prepare=prepare_export,
     ),
-    Operation(
-        name="repository.snapshots.import",
-        owner="repository",
-        mode="write",
-        scope="repository:admin",
-        input=ImportSnapshot,
-        output=SnapshotImported,
-        handler=import_,
+    declare.write(
+        "repository.snapshots.import",
+        ImportSnapshot,
+        SnapshotImported,
+        import_,
+        verb="admin",
         prepare=prepare_import,
     ),
-    Operation(
-        name="repository.snapshots.verify",
-        owner="repository",
-        mode="read",
-        scope="repository:read",
-        input=VerifySnapshot,
-        output=SnapshotVerified,
-        handler=verify,
-    ),
+    declare.read("repository.snapshots.verify", VerifySnapshot, SnapshotVerified, verify),
 )

@@ -8,7 +8,7 @@ from app.domains.retrieval.engines.affected import check_question
 from app.domains.retrieval.models import AffectedRuns, BlastRadius
 from app.hoc_spine.coordinators import affected_runs
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.clock import format_time
 from app.kernel.pages import encode_cursor, read_cursor
 
@@ -31,15 +31,7 @@ def list_affected(ctx: OperationContext, asked: AffectedRuns) -> BlastRadius:
     return BlastRadius(runs=shown, next_cursor=cursor, complete=not more, as_of=ctx.now)
 
 
+declare = OperationsOf("retrieval")
 OPERATIONS = (
-    Operation(
-        "retrieval.affected_runs",
-        "retrieval",
-        "read",
-        "retrieval:read",
-        AffectedRuns,
-        BlastRadius,
-        list_affected,
-        snapshot=True,
-    ),
+    declare.read("retrieval.affected_runs", AffectedRuns, BlastRadius, list_affected, snapshot=True),
 )

@@ -17,7 +17,7 @@ from app.domains.retrieval.models import (
     Reconciled,
 )
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.pages import Page, page_of, read_cursor
 
 BATCH = 200
@@ -91,16 +91,9 @@ def _report(ctx: OperationContext, sighting: Sighting, verdict: Verdict) -> str:
     )
 
 
+declare = OperationsOf("retrieval")
 OPERATIONS = (
-    Operation(
-        "retrieval.observations.list",
-        "retrieval",
-        "read",
-        "retrieval:read",
-        ListObservations,
-        Page[ObservationView],
-        list_observations,
-    ),
+    declare.read("retrieval.observations.list", ListObservations, Page[ObservationView], list_observations),
     Operation(
         "retrieval.reconcile",
         "retrieval",

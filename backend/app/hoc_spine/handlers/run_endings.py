@@ -31,7 +31,7 @@ from app.hoc_spine.coordinators.run_completion import (
     protect_message,
 )
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 
 Row = Mapping[str, Any]
 _IS_FACT = "the ending is a governed fact itself (run.completed)"
@@ -207,49 +207,19 @@ def _retried(run: Row, *, replayed: bool) -> RetriedRun:
     )
 
 
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="runs.retry",
-        owner="activity",
-        mode="write",
-        scope="runs:write",
-        input=RetryRun,
-        output=RetriedRun,
-        handler=retry_run,
+declare = OperationsOf("activity", "runs")
+OPERATIONS = (
+    declare.write(
+        "runs.retry",
+        RetryRun,
+        RetriedRun,
+        retry_run,
         gate="guarded",
         no_audit="the attempt is a governed fact itself (run.attempt)",
     ),
-    Operation(
-        name="runs.complete",
-        owner="activity",
-        mode="write",
-        scope="runs:write",
-        input=CompleteRun,
-        output=CompletedRun,
-        handler=complete_run,
-        gate="fact",
-        no_audit=_IS_FACT,
-    ),
-    Operation(
-        name="runs.halt",
-        owner="activity",
-        mode="write",
-        scope="runs:write",
-        input=StopRun,
-        output=CompletedRun,
-        handler=halt_run,
-        gate="fact",
-    ),
-    Operation(
-        name="runs.cancel",
-        owner="activity",
-        mode="write",
-        scope="runs:write",
-        input=StopRun,
-        output=CompletedRun,
-        handler=cancel_run,
-        gate="fact",
-    ),
+    declare.write("runs.complete", CompleteRun, CompletedRun, complete_run, gate="fact", no_audit=_IS_FACT),
+    declare.write("runs.halt", StopRun, CompletedRun, halt_run, gate="fact"),
+    declare.write("runs.cancel", StopRun, CompletedRun, cancel_run, gate="fact"),
     Operation(
         name="runs.require_evaluation",
         owner="activity",

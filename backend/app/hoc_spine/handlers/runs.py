@@ -39,7 +39,7 @@ from app.hoc_spine.coordinators.run_authorization import (
     record_quota_stop,
 )
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation, Refusal
+from app.hoc_spine.operation_registry import OperationsOf, Refusal
 from app.kernel.canonical_json import dumps
 from app.kernel.clock import format_time
 from app.kernel.errors import HocError
@@ -216,44 +216,18 @@ def _attempt_view(trace: Row, evaluation: EvaluationView | None) -> AttemptView:
     return AttemptView(**plain, evaluation=evaluation)
 
 
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="runs.start",
-        owner="activity",
-        mode="write",
-        scope="runs:write",
-        input=StartRun,
-        output=StartedRun,
-        handler=start_run,
+declare = OperationsOf("activity", "runs")
+OPERATIONS = (
+    declare.write(
+        "runs.start",
+        StartRun,
+        StartedRun,
+        start_run,
         gate="guarded",
         creates=True,
         no_audit="the run is a governed fact itself (run.started)",
     ),
-    Operation(
-        name="runs.list",
-        owner="activity",
-        mode="read",
-        scope="runs:read",
-        input=ListRuns,
-        output=Page[RunView],
-        handler=list_runs,
-    ),
-    Operation(
-        name="runs.get",
-        owner="activity",
-        mode="read",
-        scope="runs:read",
-        input=RunRef,
-        output=RunView,
-        handler=get_run,
-    ),
-    Operation(
-        name="attempts.list",
-        owner="activity",
-        mode="read",
-        scope="runs:read",
-        input=ListAttempts,
-        output=Page[AttemptView],
-        handler=list_attempts,
-    ),
+    declare.read("runs.list", ListRuns, Page[RunView], list_runs),
+    declare.read("runs.get", RunRef, RunView, get_run),
+    declare.read("attempts.list", ListAttempts, Page[AttemptView], list_attempts),
 )

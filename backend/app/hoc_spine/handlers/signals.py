@@ -28,7 +28,7 @@ from app.domains.incidents.models.vocabulary import (
 from app.hoc_spine.coordinators.completion_rules import load_governing
 from app.hoc_spine.coordinators.incident_opening import open_incident
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.canonical_json import dumps
 from app.kernel.pages import Page, page_of, read_cursor
 
@@ -174,12 +174,10 @@ def _change(
     return engine.view(changed)
 
 
+declare = OperationsOf("activity", "signals")
 OPERATIONS = (
-    Operation(
+    declare.write(
         "activity.discovery.emit_signal",
-        "activity",
-        "write",
-        "signals:write",
         EmitSignal,
         EmittedSignal,
         emit_signal,
@@ -187,43 +185,8 @@ OPERATIONS = (
         creates=True,
         no_audit="the ledger of signals is the record of what was noticed",
     ),
-    Operation(
-        "activity.discovery.get_signals",
-        "activity",
-        "read",
-        "signals:read",
-        ListSignals,
-        Page[SignalView],
-        get_signals,
-    ),
-    Operation(
-        "activity.signals.acknowledge",
-        "activity",
-        "write",
-        "signals:write",
-        SignalPath,
-        SignalView,
-        acknowledge,
-        gate="fact",
-    ),
-    Operation(
-        "activity.signals.suppress",
-        "activity",
-        "write",
-        "signals:write",
-        SuppressSignal,
-        SignalView,
-        suppress,
-        gate="fact",
-    ),
-    Operation(
-        "activity.signals.escalate",
-        "activity",
-        "write",
-        "signals:write",
-        EscalateSignal,
-        EscalatedSignal,
-        escalate,
-        gate="fact",
-    ),
+    declare.read("activity.discovery.get_signals", ListSignals, Page[SignalView], get_signals),
+    declare.write("activity.signals.acknowledge", SignalPath, SignalView, acknowledge, gate="fact"),
+    declare.write("activity.signals.suppress", SuppressSignal, SignalView, suppress, gate="fact"),
+    declare.write("activity.signals.escalate", EscalateSignal, EscalatedSignal, escalate, gate="fact"),
 )

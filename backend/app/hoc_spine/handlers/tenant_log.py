@@ -25,7 +25,7 @@ from app.domains.logs.models.tree import (
 )
 from app.hoc_spine.coordinators.log_files import LogFiles
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.inputs import ListInput
 from app.kernel.pages import Page, page_of, read_cursor
 
@@ -141,48 +141,14 @@ def prove_consistency(ctx: OperationContext, payload: ConsistencyQuery) -> Consi
     )
 
 
+declare = OperationsOf("logs")
 OPERATIONS = (
-    Operation("log.status", "logs", "read", "logs:read", NoLogInput, LogStatus, get_status, snapshot=True),
-    Operation("log.keys", "logs", "read", "logs:read", NoLogInput, LogKeys, list_keys),
-    Operation(
-        "log.checkpoint",
-        "logs",
-        "read",
-        "logs:read",
-        CheckpointPath,
-        NoteText,
-        get_checkpoint,
-        snapshot=True,
-    ),
-    Operation(
-        "log.checkpoints.list",
-        "logs",
-        "read",
-        "logs:read",
-        ListInput,
-        Page[CheckpointView],
-        list_checkpoints,
-    ),
-    Operation("log.tile", "logs", "read", "logs:read", TilePath, TileBytes, get_tile, snapshot=True),
-    Operation("log.fact", "logs", "read", "logs:read", FactPath, FactView, get_fact, snapshot=True),
-    Operation(
-        "log.inclusion",
-        "logs",
-        "read",
-        "logs:read",
-        InclusionQuery,
-        InclusionProof | NoteText,
-        prove_inclusion,
-        snapshot=True,
-    ),
-    Operation(
-        "log.consistency",
-        "logs",
-        "read",
-        "logs:read",
-        ConsistencyQuery,
-        ConsistencyProof,
-        prove_consistency,
-        snapshot=True,
-    ),
+    declare.read("log.status", NoLogInput, LogStatus, get_status, snapshot=True),
+    declare.read("log.keys", NoLogInput, LogKeys, list_keys),
+    declare.read("log.checkpoint", CheckpointPath, NoteText, get_checkpoint, snapshot=True),
+    declare.read("log.checkpoints.list", ListInput, Page[CheckpointView], list_checkpoints),
+    declare.read("log.tile", TilePath, TileBytes, get_tile, snapshot=True),
+    declare.read("log.fact", FactPath, FactView, get_fact, snapshot=True),
+    declare.read("log.inclusion", InclusionQuery, InclusionProof | NoteText, prove_inclusion, snapshot=True),
+    declare.read("log.consistency", ConsistencyQuery, ConsistencyProof, prove_consistency, snapshot=True),
 )

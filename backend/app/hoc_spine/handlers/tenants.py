@@ -21,7 +21,7 @@ from app.domains.tenants.models import (
 from app.hoc_spine.coordinators import log_sequencing
 from app.hoc_spine.coordinators.plan_limits import settle_plan_limit, tokens_this_month
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.pages import Page, page_of, read_cursor
 from app.kernel.redaction import redact_text
 
@@ -165,11 +165,12 @@ def _write(
     return engine.view(row)
 
 
+declare = OperationsOf("tenants", "tenant")
 OPERATIONS = (
-    Operation("tenants.get", "tenants", "read", "tenant:read", NoInput, TenantView, get_own),
-    Operation("tenants.usage", "tenants", "read", "tenant:read", NoInput, TenantUsage, get_usage),
-    Operation("tenants.freeze", "tenants", "write", "tenant:admin", ReasonInput, TenantView, freeze),
-    Operation("tenants.unfreeze", "tenants", "write", "tenant:admin", ReasonInput, TenantView, unfreeze),
+    declare.read("tenants.get", NoInput, TenantView, get_own),
+    declare.read("tenants.usage", NoInput, TenantUsage, get_usage),
+    declare.write("tenants.freeze", ReasonInput, TenantView, freeze, verb="admin"),
+    declare.write("tenants.unfreeze", ReasonInput, TenantView, unfreeze, verb="admin"),
     Operation(
         "ops.tenants.create",
         "tenants",

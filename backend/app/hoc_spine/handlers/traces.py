@@ -20,7 +20,7 @@ from app.hoc_spine.coordinators.step_batch import (
     prepare_batch,
 )
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.canonical_json import dumps
 from app.kernel.pages import Page, encode_cursor, read_cursor
 
@@ -72,36 +72,18 @@ def get_trace(ctx: OperationContext, query: TraceRef) -> TraceView:
     )
 
 
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="traces.steps.append",
-        owner="traces",
-        mode="write",
-        scope="runs:write",
-        input=AppendSteps,
-        output=AppendedSteps,
-        handler=append_steps,
+declare = OperationsOf("traces", "runs")
+OPERATIONS = (
+    declare.write(
+        "traces.steps.append",
+        AppendSteps,
+        AppendedSteps,
+        append_steps,
         prepare=prepare_steps,
         look=look_at_steps,
         gate="fact",
         no_audit="the chain is the record",
     ),
-    Operation(
-        name="traces.steps.list",
-        owner="traces",
-        mode="read",
-        scope="runs:read",
-        input=ListSteps,
-        output=Page[StepView],
-        handler=list_steps,
-    ),
-    Operation(
-        name="traces.get",
-        owner="traces",
-        mode="read",
-        scope="runs:read",
-        input=TraceRef,
-        output=TraceView,
-        handler=get_trace,
-    ),
+    declare.read("traces.steps.list", ListSteps, Page[StepView], list_steps),
+    declare.read("traces.get", TraceRef, TraceView, get_trace),
 )

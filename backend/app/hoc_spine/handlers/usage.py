@@ -31,7 +31,7 @@ from app.hoc_spine.coordinators.run_policies import load_snapshot
 from app.hoc_spine.coordinators.step_batch import hold_trace, moved_trace
 from app.hoc_spine.coordinators.use_settling import settle_use
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.amounts import Metric
 
 SHOWN_RESERVATIONS = 500
@@ -163,35 +163,22 @@ def _views(findings: Sequence[LimitFinding]) -> list[FindingView]:
     return [FindingView.model_validate(finding.as_json()) for finding in findings]
 
 
-OPERATIONS: tuple[Operation, ...] = (
-    Operation(
-        name="runs.usage.record",
-        owner="controls",
-        mode="write",
-        scope="runs:write",
-        input=RecordUsage,
-        output=RecordedUsage,
-        handler=record_usage,
+declare = OperationsOf("controls", "runs")
+OPERATIONS = (
+    declare.write(
+        "runs.usage.record",
+        RecordUsage,
+        RecordedUsage,
+        record_usage,
         gate="fact",
         no_audit="the use is a governed fact itself (usage)",
     ),
-    Operation(
-        name="usage.get",
-        owner="controls",
-        mode="read",
-        scope="runs:read",
-        input=UsageRef,
-        output=RunUsage,
-        handler=get_usage,
-    ),
-    Operation(
-        name="reservations.release",
-        owner="controls",
-        mode="write",
-        scope="runs:write",
-        input=ReservationRef,
-        output=ReservationView,
-        handler=release_reservation,
+    declare.read("usage.get", UsageRef, RunUsage, get_usage),
+    declare.write(
+        "reservations.release",
+        ReservationRef,
+        ReservationView,
+        release_reservation,
         gate="fact",
         no_audit="the ledger's own entry says it (RELEASE)",
     ),
