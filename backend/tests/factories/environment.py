@@ -12,7 +12,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from tests.factories.databases import Templates, drop_database, make_templates
-from tests.factories.servers import PostgresServer, RedisServer, make_directory, make_memory_directory
+from tests.factories.servers import PostgresServer, RedisServer, make_directory
 
 DATABASE_VARIABLE = "HOC_TEST_DATABASE_URL"
 REDIS_VARIABLE = "HOC_TEST_REDIS_URL"
@@ -42,7 +42,6 @@ class Environment:
 
     def __init__(self) -> None:
         self._directory: Path | None = None
-        self._memory_directory: Path | None = None
         self._servers: list[PostgresServer | RedisServer] = []
         self._addresses: Addresses | None = None
         # A run that ends without its closing hook still stops its servers.
@@ -67,18 +66,16 @@ class Environment:
         self._addresses = None
         while self._servers:
             self._servers.pop().stop()
-        for directory in (self._directory, self._memory_directory):
-            if directory:
-                shutil.rmtree(directory, ignore_errors=True)
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def _start_all(self) -> Addresses:
         self._directory = make_directory()
-        self._memory_directory = make_memory_directory()
         given = self._given_postgres()
         postgres_url = given or self._start(PostgresServer(self._directory))
         redis_url = os.environ.get(REDIS_VARIABLE) or self._start(RedisServer(self._directory))
-        folder = self._memory_directory or self._directory
-        return Addresses(make_templates(folder, postgres_url, given=given is not None), redis_url)
+        templates = make_templates(self._directory, postgres_url, given=given is not None)
+        return Addresses(templates, redis_url)
 
     def _start(self, server: PostgresServer | RedisServer) -> str:
         # Listed before it starts, so that a failed start is cleared away as well.

@@ -21,7 +21,7 @@ import psycopg
 import redis
 
 _START_SECONDS = 60.0
-_ROOM_FOR_DATABASES = 2 * 1024**3
+_ROOM_FOR_DATABASES = 4 * 1024**3
 _PR_SET_PDEATHSIG = 1
 # Signals the servers handle: one without a handler may have been set to be ignored by the caller's shell.
 _STOP_POSTGRES = signal.SIGQUIT
@@ -49,9 +49,20 @@ class ServerFailed(RuntimeError):
 
 
 def make_directory() -> Path:
-    """Return a new directory that an unprivileged account can reach, with room for a socket path."""
-    candidates = (Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"))
-    fitting = [path for path in candidates if _reachable(path) and len(str(path)) < _LONGEST_DIRECTORY]
+    """Return a new directory that an unprivileged account can reach, with room for a socket path.
+
+    It is in memory where there is room: databases wait for the disk at every commit, as they do in
+    production, and no test is about the disk.
+    """
+    memory = Path("/dev/shm")
+    candidates = (memory, Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"))
+    fitting = [
+        path
+        for path in candidates
+        if _reachable(path)
+        and len(str(path)) < _LONGEST_DIRECTORY
+        and (path != memory or shutil.disk_usage(memory).free > _ROOM_FOR_DATABASES)
+    ]
     if not fitting:
         raise ServerFailed(
             f"none of {', '.join(map(str, candidates))} suits test servers: set TMPDIR to a short path"
@@ -59,17 +70,6 @@ def make_directory() -> Path:
     directory = Path(tempfile.mkdtemp(prefix="hoc-", dir=fitting[0]))
     directory.chmod(0o755)
     return directory
-
-
-def make_memory_directory() -> Path | None:
-    """Return a new directory in memory for SQLite files, None where there is no room for one.
-
-    SQLite waits for the disk at every commit, as it does in production; no test is about the disk.
-    """
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK) or shutil.disk_usage(memory).free < _ROOM_FOR_DATABASES:
-        return None
-    return Path(tempfile.mkdtemp(prefix="hoc-", dir=memory))
 
 
 class PostgresServer:
