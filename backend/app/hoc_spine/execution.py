@@ -157,16 +157,20 @@ class Executor:
                 attempt.replayed = True
                 return from_stored(operation, stored)
         outcome = operation.handler(ctx, model)
+        self.append(ctx)
         if key is not None:
             response = to_stored(operation, outcome)
             self.ports.complete_key(connection, tenant_id=tenant_id, key=key, response=response)
         self.flush(ctx)
         return outcome
 
-    def flush(self, ctx: OperationContext) -> None:
-        """Write what handlers queued, the facts last: a unit's last statements."""
+    def append(self, ctx: OperationContext) -> None:
+        """Write the ledger entries and events that handlers queued."""
         self.ports.append_entries(ctx.connection, ctx.entries, tenant_id=ctx.tenant_id)
         self.ports.append_events(ctx.connection, ctx.events, tenant_id=ctx.tenant_id, now=ctx.now)
+
+    def flush(self, ctx: OperationContext) -> None:
+        """Write the facts that handlers queued: a unit's last statements."""
         self.ports.flush_facts(ctx.connection, ctx.facts.joined(), tenant_id=ctx.tenant_id, now=ctx.now)
 
     def join(self, operation: Operation, ctx: OperationContext, model: BaseModel) -> Any:

@@ -104,6 +104,7 @@ class Spine:
                 unit = Unit(self.executor, ctx)
                 attempts = unit.attempts
                 yield unit
+                self.executor.append(ctx)
                 self.executor.flush(ctx)
         except BaseException:
             for attempt in attempts:
