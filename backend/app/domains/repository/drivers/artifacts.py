@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
 from app.db.dialect import bytewise, insert
+from app.db.pairs import among_pairs
 from app.domains.repository.tables import (
     HEAD_COLUMNS,
     artifact_revisions,
@@ -85,7 +86,7 @@ def list_live_by_name(
         .select_from(head_with(_A.head_revision))
         .where(
             _A.tenant_id == tenant_id,
-            sa.tuple_(_A.collection_id, _A.name_key).in_(places),
+            among_pairs(connection, _A.collection_id, _A.name_key, places),
             _A.deleted_at.is_(None),
         )
     )
@@ -185,7 +186,7 @@ def list_contents(
         .join(blobs, sa.and_(blobs.c.tenant_id == _R.tenant_id, blobs.c.digest == _R.content_digest))
         .where(
             _R.tenant_id == tenant_id,
-            sa.tuple_(_R.artifact_id, _R.revision).in_(refs),
+            among_pairs(connection, _R.artifact_id, _R.revision, refs),
             _R.redaction.is_(None),
             blobs.c.state == "PRESENT",
         )

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
 from app.db.dialect import bytewise, insert
+from app.db.pairs import among_pairs
 from app.domains.repository.tables import artifact_revisions, artifacts, relationships
 
 _E, _A, _R = relationships.c, artifacts.c, artifact_revisions.c
@@ -102,7 +103,7 @@ def list_known_revisions(
 ) -> frozenset[tuple[str, int]]:
     """Return which of these (artifact, revision) pairs exist."""
     statement = sa.select(_R.artifact_id, _R.revision).where(
-        _R.tenant_id == tenant_id, sa.tuple_(_R.artifact_id, _R.revision).in_(refs)
+        _R.tenant_id == tenant_id, among_pairs(connection, _R.artifact_id, _R.revision, refs)
     )
     return frozenset((row.artifact_id, row.revision) for row in connection.execute(statement))
 

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import among
+from app.db.pairs import among_pairs
 from app.domains.repository.tables import artifact_revisions, artifacts
 
 _A, _R = artifacts.c, artifact_revisions.c
@@ -23,7 +24,7 @@ def list_of_places(
     connection: DriverConnection, *, tenant_id: str, places: Sequence[tuple[str, int]]
 ) -> Sequence[Row]:
     """Return the origins of these revisions, each given as artifact and number."""
-    named = sa.tuple_(_R.artifact_id, _R.revision).in_(places)
+    named = among_pairs(connection, _R.artifact_id, _R.revision, places)
     return connection.execute(_origins(tenant_id).where(named)).mappings().all()
 
 

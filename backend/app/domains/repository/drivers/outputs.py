@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import bytewise, insert
+from app.db.pairs import among_pairs
 from app.domains.repository.tables import artifact_revisions, artifacts, run_outputs
 
 _P, _R, _A = run_outputs.c, artifact_revisions.c, artifacts.c
@@ -56,7 +57,7 @@ def list_links(
     statement = (
         sa.select(*_COLUMNS)
         .select_from(_SOURCE)
-        .where(_P.tenant_id == tenant_id, sa.tuple_(_P.artifact_id, _P.revision).in_(refs))
+        .where(_P.tenant_id == tenant_id, among_pairs(connection, _P.artifact_id, _P.revision, refs))
     )
     return connection.execute(statement).mappings().all()
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
+from app.db.pairs import among_pairs
 from app.domains.repository.tables import (
     HEAD_COLUMNS,
     artifact_revisions,
@@ -36,7 +37,7 @@ def list_revisions(
         .where(
             _R.tenant_id == tenant_id,
             _A.tenant_id == tenant_id,
-            sa.tuple_(_R.artifact_id, _R.revision).in_(refs),
+            among_pairs(connection, _R.artifact_id, _R.revision, refs),
         )
     )
     return connection.execute(statement).mappings().all()

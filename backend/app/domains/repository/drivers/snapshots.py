@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection
 from app.db.dialect import bytewise, insert
+from app.db.pairs import among_pairs
 from app.domains.repository.tables import (
     artifact_revisions,
     artifacts,
@@ -250,7 +251,8 @@ def list_produced(
     """Return which of these revisions are the output of a run."""
     columns = run_outputs.c
     statement = sa.select(columns.artifact_id, columns.revision).where(
-        columns.tenant_id == tenant_id, sa.tuple_(columns.artifact_id, columns.revision).in_(revisions)
+        columns.tenant_id == tenant_id,
+        among_pairs(connection, columns.artifact_id, columns.revision, revisions),
     )
     return connection.execute(statement).mappings().all()
 
@@ -270,7 +272,7 @@ def list_name_holders(
     else:
         statement = sa.select(artifacts.c.id, artifacts.c.collection_id, artifacts.c.name_key).where(
             artifacts.c.tenant_id == tenant_id,
-            sa.tuple_(artifacts.c.collection_id, artifacts.c.name_key).in_([tuple(p) for p in places]),
+            among_pairs(connection, artifacts.c.collection_id, artifacts.c.name_key, places),
             artifacts.c.deleted_at.is_(None),
         )
     return connection.execute(statement).mappings().all()
