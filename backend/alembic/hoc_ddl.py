@@ -175,3 +175,31 @@ def drop_tables(*tables: str) -> None:
                     AND NOT EXISTS (SELECT 1 FROM pg_trigger t WHERE t.tgfoid = p.oid)
                 LOOP EXECUTE 'DROP FUNCTION ' || f.signature; END LOOP; END $$"""
         )
+
+
+def delete_by_permit(table: str) -> None:
+    """Let DELETE through under an open purge permit of the tenant; TRUNCATE stays refused."""
+    name, message = f"{table}_no_delete", f"{table} rows are never deleted"
+    permit = "SELECT 1 FROM log_purge_permits WHERE tenant_id = OLD.tenant_id AND closed_at IS NULL"
+    run_ddl(
+        sqlite=(
+            f"DROP TRIGGER {name}",
+            f"""CREATE TRIGGER {name} BEFORE DELETE ON {table} FOR EACH ROW WHEN NOT EXISTS ({permit})
+                BEGIN SELECT RAISE(ABORT, '{message}'); END""",
+        ),
+        # Both triggers of the table, that of rows and that of TRUNCATE, call this one function.
+        postgresql=f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF TG_OP = 'DELETE' THEN IF EXISTS ({permit}) THEN RETURN OLD; END IF; END IF;
+                RAISE EXCEPTION '{message}' USING ERRCODE = 'integrity_constraint_violation'; END $$""",
+    )
+
+
+def delete_by_nobody(table: str) -> None:
+    """Refuse every DELETE again, as `no_delete` did."""
+    name, message = f"{table}_no_delete", f"{table} rows are never deleted"
+    if not on_postgresql():
+        refuse_instead(name, table, "DELETE", message)
+    run_ddl(
+        postgresql=f"""CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$
+                BEGIN RAISE EXCEPTION '{message}' USING ERRCODE = 'integrity_constraint_violation'; END $$""",
+    )

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Verify the proof of an AI run without trusting the server that made it.
+"""Verify the proof of AI runs without trusting the server that made it.
 
     python hoc_verify.py RUN.hocproof --key VKEY        a bundle of one run (hoc-run-proof/1)
+    python hoc_verify.py FILE.hoclog --key VKEY         what was archived of a log (hoc-log-archive/1)
     python hoc_verify.py --log DIR --key VKEY           a whole exported log (C2SP tlog-tiles)
 
 One file: Python 3.9 or newer, its standard library, and `cryptography`. It opens no connection, reads no
@@ -44,6 +45,12 @@ CHECKS = (
     "sections", "traces", "snapshot", "values", "claims",
 )  # fmt: skip
 LOG_CHECKS = {1: "lines", 2: "checkpoint", 3: "witnesses", 4: "old checkpoint", 6: "facts", 7: "inclusion"}
+ARCHIVE_FORMAT = "hoc-log-archive/1"
+ARCHIVE_SECTIONS = ("context", "statements", "traces", "values")
+ARCHIVE_CHECKS = {
+    1: "lines", 2: "checkpoint", 3: "witnesses", 4: "old checkpoint", 5: "header", 6: "facts", 7: "inclusion",
+    8: "completeness", 10: "traces", 11: "snapshot", 12: "values",
+}  # fmt: skip
 # What this file knows how to read; statements of other types are proved and counted all the same.
 KNOWN_TYPES = frozenset((
     "audit", "breach", "context.package", "decision", "decision.link", "erasure", "evaluation",
@@ -53,11 +60,16 @@ KNOWN_TYPES = frozenset((
     "run.completed", "run.input", "run.manifest", "run.output", "run.started", "trace.extended",
     "trace.sealed", "usage",
 ))  # fmt: skip
+# What an archive leaves in the log, although the run that it is of goes.
+STAYING = frozenset((
+    "audit", "context.package", "erasure", "repository.changed", "run.input", "run.manifest", "run.output",
+))  # fmt: skip
+TRACED = frozenset(("run.started", "run.attempt", "trace.extended", "trace.sealed", "erasure"))
 COUNTED = {"BREACHES": "breach", "INCIDENTS": "incident", "PREVENTIONS": "prevention", "LESSONS": "lesson"}
 
 
 class Unreadable(Exception):
-    """The input is no bundle, log or key at all."""
+    """The input is no bundle, archive, log or key at all."""
 
 
 # --- canonical JSON (kcj-1) ---------------------------------------------------------------------------
@@ -159,6 +171,62 @@ def multiproof_root(leaves: dict[int, bytes], size: int, proof: Sequence[bytes])
     except (StopIteration, RecursionError):
         return None
     return root if next(given, None) is None else None
+
+
+Ranges = Sequence[tuple[int, int]]
+
+
+def ranges_root(ranges: Ranges, size: int, leaves: Iterator[bytes], proof: Sequence[bytes]) -> bytes | None:
+    """Return the root that leaf hashes and a multiproof give; None when they do not fit together.
+
+    The hashes come one after another, as the ascending ranges [first, after) name them: none is kept.
+    """
+    starts, given = [first for first, _ in ranges], iter(proof)
+
+    def walk(low: int, high: int, first: int, last: int) -> bytes:
+        if first == last:
+            return next(given)
+        if high - low <= TILE_WIDTH and starts[first] <= low and high <= ranges[first][1]:
+            return tree_root([next(leaves) for _ in range(low, high)])
+        middle = low + (1 << (high - low - 1).bit_length() - 1)
+        between = bisect_left(starts, middle, first, last)
+        left = walk(low, middle, first, between)
+        # A range may go on over the middle.
+        reaches = between > first and ranges[between - 1][1] > middle
+        return sha256(b"\x01" + left + walk(middle, high, between - reaches, last))
+
+    if not ranges or ranges[-1][1] > size:
+        return None
+    try:
+        root = walk(0, size, 0, len(ranges))
+    except (StopIteration, RecursionError):
+        return None
+    return root if next(given, None) is None else None
+
+
+class GrowingTree:
+    """The root over leaf hashes that come one after another; kept is one hash for each power of two."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._count = 0
+
+    def append(self, hashed: bytes) -> None:
+        """Take the next leaf hash."""
+        count = self._count
+        while count % 2:
+            hashed, count = sha256(b"\x01" + self._parts.pop() + hashed), count // 2
+        self._parts.append(hashed)
+        self._count += 1
+
+    def root(self) -> bytes:
+        """Return the root as far as the leaves go."""
+        if not self._parts:
+            return sha256(b"")
+        root = self._parts[-1]
+        for part in reversed(self._parts[:-1]):
+            root = sha256(b"\x01" + part + root)
+        return root
 
 
 def consistent_roots(
@@ -457,35 +525,45 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
+def _is_range(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value)) and value[0] < value[1]
+
+
 def _is_text_list(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
-class Header:
-    """Line 1, its members checked for their types."""
+class Line1:
+    """The header of either format, its members checked for their types."""
+
+    kind: str
+    form: str
+    names: tuple[str, ...]
+    indexed: tuple[str, ...]
+    is_index: Callable[[Any], bool]
+    wanted: frozenset[str]
 
     def __init__(self, line: bytes, report: Report) -> None:
         members = read_json(line, "the header", strict=True)
-        wanted = {"bundle", "attestation", "checkpoint", "consistency", "vkeys", "sections", "multiproof"}
-        _require(isinstance(members, dict) and "bundle" in members, "the first line is no header")
-        _require(members["bundle"] == FORMAT, f"the format {str(members['bundle'])[:60]} is not known")
-        _require(members.keys() == wanted, "the header has other members than it should")
+        _require(isinstance(members, dict) and self.kind in members, "the first line is no header")
+        given = members[self.kind]
+        _require(given == self.form, f"the format {str(given)[:60]} is not known")
+        _require(members.keys() == self.wanted, "the header has other members than it should")
         if canonical(members).encode() != line:
             report.fail(6, "NOT_CANONICAL", "the header is not canonical", line=1)
-        self.attestation: dict[str, Any] = members["attestation"]
         self.note: str = members["checkpoint"]
-        self.consistency: dict[str, Any] | None = members["consistency"]
         self.vkeys: list[str] = members["vkeys"]
-        _require(isinstance(self.attestation, dict), "the attestation is no object")
         _require(isinstance(self.note, str), "the checkpoint is no text")
         _require(
             _is_text_list(self.vkeys) and _is_text_list(members["multiproof"]), "a list is none of texts"
         )
         self.keys = self._keys()
         self.multiproof = self._hashes(members["multiproof"], unbase64)
-        if self.consistency is not None:
-            self._check_consistency(self.consistency)
         self.sections: dict[str, dict[str, Any]] = self._sections(members["sections"])
+        self._read(members)
+
+    def _read(self, members: dict[str, Any]) -> None:
+        """Read what this format has of its own."""
 
     def _keys(self) -> list[Key]:
         try:
@@ -502,6 +580,32 @@ class Header:
             return None
         return hashes if all(len(one) == 32 for one in hashes) else None
 
+    def _sections(self, given: Any) -> dict[str, dict[str, Any]]:
+        _require(isinstance(given, list) and all(isinstance(one, dict) for one in given), "no sections")
+        _require(tuple(one.get("name") for one in given) == self.names, "the sections are others")
+        for one in given:
+            wanted = {"name", "lines", "indices"} if one["name"] in self.indexed else {"name", "lines"}
+            _require(one.keys() == wanted and _is_count(one["lines"]), "a section has another form")
+            indices = one.get("indices", [])
+            _require(isinstance(indices, list) and all(map(self.is_index, indices)), "an index is no number")
+        return {one["name"]: one for one in given}
+
+
+class Header(Line1):
+    """Line 1 of a bundle."""
+
+    kind, form, names, indexed, is_index = "bundle", FORMAT, SECTIONS, INDEXED, staticmethod(_is_count)
+    wanted = frozenset((
+        "bundle", "attestation", "checkpoint", "consistency", "vkeys", "sections", "multiproof",
+    ))  # fmt: skip
+
+    def _read(self, members: dict[str, Any]) -> None:
+        self.attestation: dict[str, Any] = members["attestation"]
+        self.consistency: dict[str, Any] | None = members["consistency"]
+        _require(isinstance(self.attestation, dict), "the attestation is no object")
+        if self.consistency is not None:
+            self._check_consistency(self.consistency)
+
     def _check_consistency(self, given: Any) -> None:
         _require(
             isinstance(given, dict) and given.keys() == {"from", "hashes"} and _is_count(given["from"]),
@@ -513,16 +617,26 @@ class Header:
         """Return the hashes of the consistency proof."""
         return self._hashes((self.consistency or {}).get("hashes", []), unhex)
 
-    @staticmethod
-    def _sections(given: Any) -> dict[str, dict[str, Any]]:
-        _require(isinstance(given, list) and all(isinstance(one, dict) for one in given), "no sections")
-        _require(tuple(one.get("name") for one in given) == SECTIONS, "the sections are others")
-        for one in given:
-            wanted = {"name", "lines", "indices"} if one["name"] in INDEXED else {"name", "lines"}
-            _require(one.keys() == wanted and _is_count(one["lines"]), "a section has another form")
-            indices = one.get("indices", [])
-            _require(isinstance(indices, list) and all(map(_is_count, indices)), "an index is no number")
-        return {one["name"]: one for one in given}
+
+class ArchiveHeader(Line1):
+    """Line 1 of an archive; its indices are ranges, [first, after]."""
+
+    kind, form, names = "archive", ARCHIVE_FORMAT, ARCHIVE_SECTIONS
+    indexed, is_index = ("context", "statements"), staticmethod(_is_range)
+    wanted = frozenset((
+        "archive", "id", "tenant", "origin", "epoch", "from", "to", "checkpoint", "vkeys", "sections",
+        "multiproof",
+    ))  # fmt: skip
+
+    def _read(self, members: dict[str, Any]) -> None:
+        self.id, self.tenant, self.origin = (members[name] for name in ("id", "tenant", "origin"))
+        self.epoch, self.first, self.after = (members[name] for name in ("epoch", "from", "to"))
+        _require(_is_text_list([self.id, self.tenant, self.origin]), "a name in the header is none")
+        _require(all(map(_is_count, (self.epoch, self.first, self.after))), "a number in the header is none")
+
+    def ranges(self, section: str) -> list[tuple[int, int]]:
+        """Return where the statements of a section stand in the log."""
+        return [(first, after) for first, after in self.sections[section]["indices"]]
 
 
 class Lines:
@@ -563,17 +677,20 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-class Found:
-    """What the statements of a bundle add up to; filled line by line, so that memory stays small."""
+Said = tuple[int, str, dict[str, Any]]
 
-    def __init__(self) -> None:
+
+class Found:
+    """What the statements add up to; filled line by line, so that memory stays small."""
+
+    def __init__(self, read: frozenset[str] = KNOWN_TYPES) -> None:
         self.types: Counter[str] = Counter()
         self.main_types: Counter[str] = Counter()
         self.unknown: Counter[str] = Counter()
         self.completed: list[tuple[int, dict[str, Any]]] = []
-        self.genesis: list[tuple[int, str, dict[str, Any]]] = []
+        self.genesis: dict[str, list[Said]] = {}
         self.heads: dict[str, dict[Any, list[tuple[Any, int, str]]]] = {}
-        self.seals: list[tuple[int, str, dict[str, Any]]] = []
+        self.seals: dict[str, list[Said]] = {}
         self.erasures: dict[str, set[str]] = {}
         self.commits: set[str] = set()
         self.allowed: dict[tuple[Any, Any, Any], tuple[int, str]] = {}
@@ -583,19 +700,21 @@ class Found:
         self.evaluations: list[dict[str, Any]] = []
         self.snapshots: set[str] = set()
         self.snapshot_facts: dict[Any, dict[str, Any]] = {}
-        self._readers: dict[str, Callable[[dict[str, Any], int, str], None]] = {
+        self.digests: set[Any] = set()
+        readers: dict[str, Callable[[dict[str, Any], int, str], None]] = {
             "run.started": self._genesis,
             "run.attempt": self._genesis,
             "trace.extended": self._head,
-            "trace.sealed": lambda body, line, fact: self.seals.append((line, fact, body)),
+            "trace.sealed": self._seal,
             "retrieval.evidence": self._evidence,
             "decision": self._decision,
             "evaluation": self._evaluation,
             "erasure": self._erasure,
         }
+        self._readers = {kind: reader for kind, reader in readers.items() if kind in read}
 
     def add(self, statement: dict[str, Any], line: int, fact: str, section: str) -> None:
-        """Read one statement; those of the context are not the run's."""
+        """Read one statement; those of a bundle's context are not the run's."""
         kind, body = str(statement.get("type")), _members(statement.get("body"))
         commit = body.get("protected_commit")
         if isinstance(commit, str):
@@ -604,6 +723,7 @@ class Found:
             self.unknown[kind] += 1
         if kind == "policy.snapshot":
             self.snapshot_facts[body.get("snapshot_id")] = body
+            self.digests.add(_digest(body))
         if section == "context":
             return
         self.types[kind] += 1
@@ -616,7 +736,11 @@ class Found:
             reader(body, line, fact)
 
     def _genesis(self, body: dict[str, Any], line: int, fact: str) -> None:
-        self.genesis.append((line, fact, _members(body.get("trace"))))
+        claim = _members(body.get("trace"))
+        self.genesis.setdefault(str(claim.get("trace_id")), []).append((line, fact, claim))
+
+    def _seal(self, body: dict[str, Any], line: int, fact: str) -> None:
+        self.seals.setdefault(str(body.get("trace_id")), []).append((line, fact, body))
 
     def _head(self, body: dict[str, Any], line: int, fact: str) -> None:
         of_trace = self.heads.setdefault(str(body.get("trace_id")), {})
@@ -667,40 +791,182 @@ class Found:
 # --- the bundle, check by check -----------------------------------------------------------------------
 
 
-class Bundle:
+class Evidence:
+    """The checks that a bundle and an archive have in common: of the checkpoint, chains and values."""
+
+    def __init__(
+        self, stream: BinaryIO, header: Line1, found: Found, options: Options, report: Report
+    ) -> None:
+        self.options = options
+        self.report = report
+        self.lines = Lines(stream, report)
+        self.counts = {name: int(section["lines"]) for name, section in header.sections.items()}
+        self.found = found
+        self.ids: set[str] = set()
+        self.texts: dict[str, str] = {}
+        self.keys = header.keys
+        self.trusted = [*options.keys, *(self.keys if options.trust_embedded_key else ())]
+
+    def _judge(
+        self, note: str, old_root: Callable[[Checkpoint], Callable[[int, bytes], bytes | None]]
+    ) -> Checkpoint | None:
+        """Checks 2 to 4."""
+        checkpoint = check_checkpoint(note, self.trusted, self.options, self.report)
+        if checkpoint is not None:
+            _require(
+                all(key.name == checkpoint.origin for key in self.keys),
+                "a key in the header is of another log",
+            )
+            check_old(checkpoint, self.trusted, self.options, self.report, old_root(checkpoint))
+            # One key may sign many logs; it is trusted for those under whose names it was given.
+            self.trusted = [key for key in self.trusted if key.name == checkpoint.origin]
+        return checkpoint
+
+    # check 6
+    def _check_statement(self, statement: dict[str, Any], line: bytes, fact: str, *, mine: bool) -> None:
+        number = self.lines.number
+        if not mine:
+            self.report.fail(
+                6, "FOREIGN_FACT", "the fact is of another tenant or run", line=number, fact=fact
+            )
+        if fact in self.ids:
+            self.report.fail(6, "DUPLICATE_FACT", "the fact stands here twice", line=number, fact=fact)
+        self.ids.add(fact)
+        if self.options.strict and canonical(statement).encode() != line:
+            self.report.fail(6, "NOT_CANONICAL", "the statement is not canonical", line=number, fact=fact)
+
+    # check 10
+    def _read_traces(self) -> Iterator[dict[str, Any]]:
+        """Follow the chains as they stand, and yield what each of them gives."""
+        current: dict[str, Any] | None = None
+        link = b""
+        heads: dict[Any, list[tuple[Any, int, str]]] = {}
+        for line in self.lines.take("traces", self.counts["traces"]):
+            number = self.lines.number
+            statement = read_json(line, f"line {number}", strict=self.options.strict)
+            _require(isinstance(statement, dict), f"line {number} is no statement")
+            if self.options.strict and canonical(statement).encode() != line:
+                self.report.fail(6, "NOT_CANONICAL", "the statement is not canonical", line=number)
+            if statement.get("type") == "trace.genesis":
+                if current is not None:
+                    yield current
+                link = sha256(b"hoc/trace-genesis/1\n" + line)
+                current = {"line": number, "genesis": link.hex(), "steps": 0, "root": link.hex()}
+                current.update(
+                    statement=statement, trace=str(statement.get("trace")), attempt=statement.get("attempt")
+                )
+                heads = self.found.heads.get(current["trace"], {})
+                continue
+            if current is None or statement.get("type") != "trace.step":
+                self.report.fail(10, "CHAIN_MISMATCH", "the line belongs to no trace", line=number)
+                continue
+            index = current["steps"]
+            if statement.get("step_index") != index:
+                self.report.fail(10, "CHAIN_MISMATCH", f"step {index} should stand here", line=number)
+            commit = statement.get("protected_commit")
+            if isinstance(commit, str):
+                self.found.commits.add(commit)
+            link = sha256(b"hoc/trace-link/1\n" + link + sha256(line))
+            current["steps"], current["root"] = index + 1, link.hex()
+            for stated, at, fact in heads.pop(index, ()):
+                if stated != current["root"]:
+                    detail = f"step {index} is not the head that was recorded"
+                    self.report.fail(10, "HEAD_MISMATCH", detail, line=at, fact=fact)
+        if current is not None:
+            yield current
+
+    def _check_said(self, trace_id: str, trace: dict[str, Any] | None) -> None:
+        """Hold what the facts say of a trace against its chain."""
+        chain = trace or {}
+        for line, fact, claim in self.found.genesis.get(trace_id, ()):
+            told = (claim.get("genesis_hash"), claim.get("attempt"))
+            if trace is None or told != (chain["genesis"], chain["attempt"]):
+                self.report.fail(10, "GENESIS_MISMATCH", "the trace began otherwise", line=line, fact=fact)
+        for line, fact, seal in self.found.seals.get(trace_id, ()):
+            told_seal = tuple(seal.get(name) for name in ("root_hash", "step_count", "attempt"))
+            if trace is None or told_seal != (chain["root"], chain["steps"], chain["attempt"]):
+                self.report.fail(10, "SEAL_MISMATCH", "the trace was sealed otherwise", line=line, fact=fact)
+
+    def _check_begun(self, trace: dict[str, Any], *, known: bool) -> None:
+        if not known:
+            detail = "no fact of the run began this trace"
+            self.report.fail(10, "GENESIS_MISMATCH", detail, line=trace["line"])
+
+    def _check_heads_left(self) -> None:
+        for trace_id, rest in self.found.heads.items():
+            for stated in rest.values():
+                for _, line, fact in stated:
+                    detail = f"a recorded step of {trace_id} is not here"
+                    self.report.fail(10, "HEAD_MISMATCH", detail, line=line, fact=fact)
+
+    # checks 11 and 12
+    def _read_values(self) -> None:
+        values = self.report.figures["values"]
+        for line in self.lines.take("values", self.counts["values"]):
+            number = self.lines.number
+            given = read_json(line, f"line {number}", strict=True)
+            _require(isinstance(given, dict), f"line {number} is no value")
+            if canonical(given).encode() != line:
+                self.report.fail(6, "NOT_CANONICAL", "the value is not canonical", line=number)
+            if given.keys() == {"digest", "text"}:
+                self._read_text(given, number)
+                continue
+            commit = given.get("commit")
+            if not isinstance(commit, str) or commit not in self.found.commits:
+                self.report.fail(12, "VALUE_UNKNOWN", "no fact or step commits to this value", line=number)
+            elif given.keys() == {"commit", "state", "salt", "value"} and given["state"] == "INTACT":
+                opens = commitment(given["salt"], given["value"]) == commit
+                values["intact" if opens else "tampered"] += 1
+                if not opens:
+                    self.report.fail(
+                        12, "VALUE_TAMPERED", "the value does not open its commitment", line=number
+                    )
+            elif given.keys() == {"commit", "state", "erasure"} and given["state"] == "ERASED":
+                values["erased"] += 1
+                if commit not in self.found.erasures.get(str(given["erasure"]), ()):
+                    detail = "no erasure that is here names the value"
+                    self.report.fail(12, "ERASURE_UNPROVED", detail, line=number)
+            else:
+                self.report.fail(12, "VALUE_UNKNOWN", "the value has another form", line=number)
+        judged = values["intact"] + values["tampered"] + values["erased"]
+        values["withheld"] = max(0, len(self.found.commits) - judged)
+
+    def _read_text(self, given: dict[str, Any], number: int) -> None:
+        digest, text = given["digest"], given["text"]
+        if not isinstance(text, str) or sha256(text.encode("utf-8", "replace")).hex() != digest:
+            self.report.fail(11, "SNAPSHOT_MISMATCH", "the text does not have its hash", line=number)
+            return
+        if digest not in self.found.digests:
+            self.report.fail(12, "VALUE_UNKNOWN", "no fact holds the digest of this text", line=number)
+        self.texts[digest] = text
+
+    def _warn(self) -> None:
+        for kind, count in sorted(self.found.unknown.items()):
+            self.report.warnings.append(f"{count} statements of type {kind} are proved and not interpreted")
+
+
+class Bundle(Evidence):
     """One bundle on its way through the checks; all of them run, whatever fails."""
 
     def __init__(self, stream: BinaryIO, options: Options, report: Report) -> None:
-        self.options = options
-        self.report = report
         self.header = Header(stream.readline().rstrip(b"\n"), report)
-        self.lines = Lines(stream, report)
-        self.found = Found()
+        super().__init__(stream, self.header, Found(), options, report)
         self.hashes: dict[str, list[bytes]] = {name: [] for name in INDEXED}
         self.leaves: dict[int, bytes] = {}
-        self.ids: set[str] = set()
         self.traces: list[dict[str, Any]] = []
-        self.texts: dict[str, str] = {}
         self.manifest: dict[str, Any] = {}
-        self.trusted = [*options.keys, *(self.header.keys if options.trust_embedded_key else ())]
 
     def verify(self) -> None:
         """Run the checks in their order, as far as the order of the lines lets them."""
-        checkpoint = check_checkpoint(self.header.note, self.trusted, self.options, self.report)
+        checkpoint = self._judge(self.header.note, self._old_root)
         if checkpoint is not None:
-            _require(
-                all(key.name == checkpoint.origin for key in self.header.keys),
-                "a key in the header is of another log",
-            )
-            check_old(checkpoint, self.trusted, self.options, self.report, self._old_root(checkpoint))
             self._check_consistency(checkpoint)
-            # One key may sign many logs; it is trusted for those under whose names it was given.
-            self.trusted = [key for key in self.trusted if key.name == checkpoint.origin]
         self._check_attestation(checkpoint)
         for section in INDEXED:
             self._read_statements(section, checkpoint)
         self._check_inclusion(checkpoint)
-        self._read_traces()
+        self.traces = list(self._read_traces())
+        self.report.figures["steps"] = sum(trace["steps"] for trace in self.traces)
         self._check_completeness()
         self._check_sections()
         self._check_trace_facts()
@@ -807,7 +1073,14 @@ class Bundle:
             _require(isinstance(statement, dict), f"line {number} is no statement")
             fact, hashed = str(statement.get("fact")), leaf(line)
             hashes.append(hashed)
-            self._check_statement(statement, line, number, fact, section)
+            run = self.manifest.get("run")
+            self._check_statement(
+                statement,
+                line,
+                fact,
+                mine=statement.get("tenant") == self.manifest.get("tenant")
+                and (section == "context" or statement.get("run") == run),
+            )
             if section != "context":
                 self._check_number(statement, place + 1, number, fact, section)
             if place < len(indices):
@@ -820,20 +1093,6 @@ class Bundle:
             self.found.add(statement, number, fact, section)
         if section != "context":
             self.report.figures[section] = len(hashes)
-
-    def _check_statement(
-        self, statement: dict[str, Any], line: bytes, number: int, fact: str, section: str
-    ) -> None:
-        tenant, run = self.manifest.get("tenant"), self.manifest.get("run")
-        if statement.get("tenant") != tenant or (section != "context" and statement.get("run") != run):
-            self.report.fail(
-                6, "FOREIGN_FACT", "the fact is of another tenant or run", line=number, fact=fact
-            )
-        if fact in self.ids:
-            self.report.fail(6, "DUPLICATE_FACT", "the fact stands here twice", line=number, fact=fact)
-        self.ids.add(fact)
-        if self.options.strict and canonical(statement).encode() != line:
-            self.report.fail(6, "NOT_CANONICAL", "the statement is not canonical", line=number, fact=fact)
 
     def _check_number(
         self, statement: dict[str, Any], expected: int, number: int, fact: str, section: str
@@ -891,80 +1150,20 @@ class Bundle:
                 detail = f"{section} is not what the attestation signs"
                 self.report.fail(9, "SECTION_MISMATCH", detail)
 
-    # check 10
-    def _read_traces(self) -> None:
-        """Follow the chains as they stand; `traces` holds what each of them gives."""
-        current: dict[str, Any] | None = None
-        link = b""
-        heads: dict[Any, list[tuple[Any, int, str]]] = {}
-        for line in self.lines.take("traces", self.header.sections["traces"]["lines"]):
-            number = self.lines.number
-            statement = read_json(line, f"line {number}", strict=self.options.strict)
-            _require(isinstance(statement, dict), f"line {number} is no statement")
-            if self.options.strict and canonical(statement).encode() != line:
-                self.report.fail(6, "NOT_CANONICAL", "the statement is not canonical", line=number)
-            if statement.get("type") == "trace.genesis":
-                link = sha256(b"hoc/trace-genesis/1\n" + line)
-                current = {"line": number, "genesis": link.hex(), "steps": 0, "root": link.hex()}
-                current.update(
-                    statement=statement, trace=str(statement.get("trace")), attempt=statement.get("attempt")
-                )
-                self.traces.append(current)
-                heads = self.found.heads.get(current["trace"], {})
-                continue
-            if current is None or statement.get("type") != "trace.step":
-                self.report.fail(10, "CHAIN_MISMATCH", "the line belongs to no trace", line=number)
-                continue
-            index = current["steps"]
-            if statement.get("step_index") != index:
-                self.report.fail(10, "CHAIN_MISMATCH", f"step {index} should stand here", line=number)
-            commit = statement.get("protected_commit")
-            if isinstance(commit, str):
-                self.found.commits.add(commit)
-            link = sha256(b"hoc/trace-link/1\n" + link + sha256(line))
-            current["steps"], current["root"] = index + 1, link.hex()
-            for stated, at, fact in heads.pop(index, ()):
-                if stated != current["root"]:
-                    detail = f"step {index} is not the head that was recorded"
-                    self.report.fail(10, "HEAD_MISMATCH", detail, line=at, fact=fact)
-        self.report.figures["steps"] = sum(trace["steps"] for trace in self.traces)
-
     def _check_trace_facts(self) -> None:
         by_id = {trace["trace"]: trace for trace in self.traces}
-        for line, fact, claim in self.found.genesis:
-            trace = by_id.get(str(claim.get("trace_id")))
-            if trace is None or (trace["genesis"], trace["attempt"]) != (
-                claim.get("genesis_hash"),
-                claim.get("attempt"),
-            ):
-                self.report.fail(10, "GENESIS_MISMATCH", "the trace began otherwise", line=line, fact=fact)
-        claimed = {str(claim.get("trace_id")) for _, _, claim in self.found.genesis}
+        for trace_id in {**self.found.genesis, **self.found.seals}:
+            self._check_said(trace_id, by_id.get(trace_id))
         for trace in self.traces:
-            self._check_genesis(trace, claimed)
-        for trace_id, rest in self.found.heads.items():
-            for stated in rest.values():
-                for _, line, fact in stated:
-                    detail = f"a recorded step of {trace_id} is not here"
-                    self.report.fail(10, "HEAD_MISMATCH", detail, line=line, fact=fact)
-        for line, fact, seal in self.found.seals:
-            trace = by_id.get(str(seal.get("trace_id")))
-            if trace is None or (trace["root"], trace["steps"], trace["attempt"]) != (
-                seal.get("root_hash"),
-                seal.get("step_count"),
-                seal.get("attempt"),
-            ):
-                self.report.fail(10, "SEAL_MISMATCH", "the trace was sealed otherwise", line=line, fact=fact)
+            statement = trace["statement"]
+            named = (statement.get("tenant"), statement.get("run"))
+            known = named == (self.manifest.get("tenant"), self.manifest.get("run"))
+            self._check_begun(trace, known=known and trace["trace"] in self.found.genesis)
+        self._check_heads_left()
         self._check_manifest_traces()
 
-    def _check_genesis(self, trace: dict[str, Any], claimed: set[str]) -> None:
-        statement = trace["statement"]
-        named = (statement.get("tenant"), statement.get("run"))
-        if trace["trace"] not in claimed or named != (self.manifest.get("tenant"), self.manifest.get("run")):
-            detail = "no fact of the run began this trace"
-            self.report.fail(10, "GENESIS_MISMATCH", detail, line=trace["line"])
-
     def _check_manifest_traces(self) -> None:
-        sealed = {str(seal.get("trace_id")): seal for _, _, seal in self.found.seals}
+        sealed = {trace_id: seals[-1][2] for trace_id, seals in self.found.seals.items()}
         stated = [
             {
                 "trace": trace["trace"],
@@ -978,47 +1177,6 @@ class Bundle:
         ]
         if canonical(stated) != canonical(self.manifest.get("traces")):
             self.report.fail(10, "CHAIN_MISMATCH", "the chains are not what the attestation signs")
-
-    # checks 11 and 12
-    def _read_values(self) -> None:
-        values = self.report.figures["values"]
-        for line in self.lines.take("values", self.header.sections["values"]["lines"]):
-            number = self.lines.number
-            given = read_json(line, f"line {number}", strict=True)
-            _require(isinstance(given, dict), f"line {number} is no value")
-            if canonical(given).encode() != line:
-                self.report.fail(6, "NOT_CANONICAL", "the value is not canonical", line=number)
-            if given.keys() == {"digest", "text"}:
-                self._read_text(given, number)
-                continue
-            commit = given.get("commit")
-            if not isinstance(commit, str) or commit not in self.found.commits:
-                self.report.fail(12, "VALUE_UNKNOWN", "no fact or step commits to this value", line=number)
-            elif given.keys() == {"commit", "state", "salt", "value"} and given["state"] == "INTACT":
-                opens = commitment(given["salt"], given["value"]) == commit
-                values["intact" if opens else "tampered"] += 1
-                if not opens:
-                    self.report.fail(
-                        12, "VALUE_TAMPERED", "the value does not open its commitment", line=number
-                    )
-            elif given.keys() == {"commit", "state", "erasure"} and given["state"] == "ERASED":
-                values["erased"] += 1
-                if commit not in self.found.erasures.get(str(given["erasure"]), ()):
-                    detail = "no erasure of this run names the value"
-                    self.report.fail(12, "ERASURE_UNPROVED", detail, line=number)
-            else:
-                self.report.fail(12, "VALUE_UNKNOWN", "the value has another form", line=number)
-        judged = values["intact"] + values["tampered"] + values["erased"]
-        values["withheld"] = max(0, len(self.found.commits) - judged)
-
-    def _read_text(self, given: dict[str, Any], number: int) -> None:
-        digest, text = given["digest"], given["text"]
-        if not isinstance(text, str) or sha256(text.encode("utf-8", "replace")).hex() != digest:
-            self.report.fail(11, "SNAPSHOT_MISMATCH", "the text does not have its hash", line=number)
-            return
-        if digest not in {_digest(body) for body in self.found.snapshot_facts.values()}:
-            self.report.fail(12, "VALUE_UNKNOWN", "no fact holds the digest of this text", line=number)
-        self.texts[digest] = text
 
     def _check_snapshot(self) -> None:
         begun = {str(trace["statement"].get("policy_snapshot")) for trace in self.traces}
@@ -1035,7 +1193,7 @@ class Bundle:
             if planes is not None and plane not in planes:
                 detail = f"{plane} is bound to no rule of the snapshot"
                 self.report.fail(11, "PLANE_NOT_BOUND", detail, line=line, fact=fact)
-        ended = Counter(seal.get("attempt") for _, _, seal in self.found.seals)
+        ended = Counter(seal.get("attempt") for seals in self.found.seals.values() for _, _, seal in seals)
         judged = Counter(one["attempt"] for one in self.found.evaluations)
         if ended != judged or any(count != 1 for count in judged.values()):
             self.report.fail(11, "EVALUATION_COUNT", "not every attempt that ended was evaluated once")
@@ -1069,10 +1227,6 @@ class Bundle:
         for name in stated.keys() - counted.keys():
             self.report.warnings.append(f"the claim {name} is not known here and was not checked")
 
-    def _warn(self) -> None:
-        for kind, count in sorted(self.found.unknown.items()):
-            self.report.warnings.append(f"{count} statements of type {kind} are proved and not interpreted")
-
 
 _CLOSED_TRACE = {"trace_id": "trace", "attempt": "attempt", "step_count": "steps", "root_hash": "root"}
 
@@ -1092,11 +1246,237 @@ def commitment(salt: Any, value: Any) -> str | None:
     return "c1:" + sha256(b"hoc/commit/1\n" + bytes.fromhex(salt) + text).hex()
 
 
+# --- the archive, check by check ----------------------------------------------------------------------
+
+
+class RunFacts:
+    """How many facts of each type a run has so far, and what closed it: line, fact, number, closure."""
+
+    __slots__ = ("closed", "types")
+
+    def __init__(self) -> None:
+        self.types: Counter[str] = Counter()
+        self.closed: tuple[int, str, Any, dict[str, Any]] | None = None
+
+
+class Archive(Evidence):
+    """One archive on its way through the checks; memory grows with its runs and facts, not their length."""
+
+    def __init__(self, stream: BinaryIO, options: Options, report: Report) -> None:
+        report.checks = ARCHIVE_CHECKS
+        del report.figures["run"]
+        report.figures.update(dict.fromkeys(("archive", "epoch", "from", "to", "root")), runs=0)
+        self.header = ArchiveHeader(stream.readline().rstrip(b"\n"), report)
+        super().__init__(stream, self.header, Found(TRACED), options, report)
+        self.tree = GrowingTree()
+        # A run is None as soon as its closure has been found to agree.
+        self.runs: dict[str, RunFacts | None] = {}
+        report.figures.update(archive=self.header.id, tenant=self.header.tenant, epoch=self.header.epoch)
+        report.figures.update({"from": self.header.first, "to": self.header.after})
+
+    def verify(self) -> None:
+        """Run the checks in their order, as far as the order of the lines lets them."""
+        checkpoint = self._judge(self.header.note, self._old_root)
+        self._check_header(checkpoint)
+        places = self._places(checkpoint)
+        leaves = self._leaves(places)
+        self._check_inclusion(checkpoint, places, leaves)
+        # All lines are read, wherever the proof ended.
+        for _ in leaves:
+            pass
+        self.report.figures["root"] = self.tree.root().hex()
+        self._check_runs()
+        self._check_traces()
+        self._read_values()
+        self._check_texts()
+        self.lines.end()
+        self._warn()
+
+    # check 4: an archive brings no proof of continuation
+    def _old_root(self, _checkpoint: Checkpoint) -> Callable[[int, bytes], bytes | None]:
+        return lambda _size, _root: None
+
+    # check 5
+    def _check_header(self, checkpoint: Checkpoint | None) -> None:
+        header = self.header
+        if checkpoint is None:
+            self.report.skipped.add(5)
+        elif header.origin != checkpoint.origin or header.origin.split("/")[-2:] != [
+            header.tenant,
+            str(header.epoch),
+        ]:
+            self.report.fail(5, "BAD_HEADER", "the header speaks of another log than the checkpoint", line=1)
+
+    # check 6
+    def _places(self, checkpoint: Checkpoint | None) -> list[tuple[int, int]] | None:
+        """Return where all statements stand, ascending; None when that cannot be."""
+        header = self.header
+        given = {section: header.ranges(section) for section in header.indexed}
+        for section, ranges in given.items():
+            count = sum(after - first for first, after in ranges)
+            if count != self.counts[section]:
+                detail = f"{section} has {count} indices for {self.counts[section]} lines"
+                self.report.fail(1, "LINE_COUNT", detail, line=1)
+        mine, places = given["statements"], sorted(place for ranges in given.values() for place in ranges)
+        size = header.after if checkpoint is None else checkpoint.size
+        fits = (
+            all(ranges == sorted(ranges) for ranges in given.values())
+            and all(one[1] <= other[0] for one, other in zip(places, places[1:]))
+            and all(after <= size for _, after in [*places[-1:], (0, header.after)])
+            and (not mine or (mine[0][0] == header.first and mine[-1][1] <= header.after))
+        )
+        if not fits:
+            detail = "an index is there twice, too large, or not in the range of the archive"
+            self.report.fail(6, "BAD_INDEX", detail, line=1)
+        return places if fits else None
+
+    def _statements(self, section: str) -> Iterator[bytes]:
+        """Read the statements of a section and yield their leaf hashes."""
+        figures = self.report.figures
+        for line in self.lines.take(section, self.counts[section]):
+            number = self.lines.number
+            statement = read_json(line, f"line {number}", strict=self.options.strict)
+            _require(isinstance(statement, dict), f"line {number} is no statement")
+            fact = str(statement.get("fact"))
+            mine = statement.get("tenant") == self.header.tenant
+            self._check_statement(statement, line, fact, mine=mine)
+            self.found.add(statement, number, fact, section="archive")
+            if section == "statements":
+                figures["late" if statement.get("late") is True else "facts"] += 1
+                self._count(statement, number, fact)
+            yield leaf(line)
+
+    def _leaves(self, places: list[tuple[int, int]] | None) -> Iterator[bytes]:
+        """Read all statements and yield the leaf hashes in the order of the log."""
+        context_at = (index for place in self.header.ranges("context") for index in range(*place))
+        context = dict(zip(context_at, list(self._statements("context"))))
+        statements = self._statements("statements")
+        for first, after in places or ():
+            for index in range(first, after):
+                hashed = context.get(index)
+                if hashed is None:
+                    hashed = next(statements, None)
+                    if hashed is None:
+                        return
+                    self.tree.append(hashed)
+                yield hashed
+        for hashed in statements:
+            self.tree.append(hashed)
+
+    # check 7
+    def _check_inclusion(
+        self, checkpoint: Checkpoint | None, places: list[tuple[int, int]] | None, leaves: Iterator[bytes]
+    ) -> None:
+        if checkpoint is None:
+            self.report.skipped.add(7)
+            return
+        proof, root = self.header.multiproof, None
+        if proof is not None and places is not None:
+            root = ranges_root(places, checkpoint.size, leaves, proof)
+        if root != checkpoint.root:
+            self.report.fail(7, "NOT_INCLUDED", "the statements are not in the log under the signed root")
+
+    # check 8
+    def _count(self, statement: dict[str, Any], line: int, fact: str) -> None:
+        run, late = statement.get("run"), statement.get("late") is True
+        if not isinstance(run, str):
+            return
+        known = run in self.runs
+        facts = self.runs[run] if known else RunFacts()
+        if not known:
+            self.runs[run] = facts
+        if late:
+            return
+        if facts is None:
+            detail = f"run {run} was closed over fewer facts"
+            self.report.fail(8, "CLOSURE_MISMATCH", detail, line=line, fact=fact)
+            return
+        kind = str(statement.get("type"))
+        facts.types[kind] += 1
+        if kind == "run.completed":
+            closure = _members(_members(statement.get("body")).get("closure"))
+            facts.closed = (line, fact, statement.get("no"), closure)
+        if facts.closed is not None and sum(facts.types.values()) == facts.closed[2]:
+            self._settle(run, facts)
+
+    def _settle(self, run: str, facts: RunFacts) -> None:
+        """Hold the closure of a run against its facts; what stays in the log may be missing here."""
+        self.runs[run] = None
+        if facts.closed is None:
+            self.report.fail(8, "CLOSURE_MISMATCH", f"nothing here closes run {run}")
+            return
+        line, fact, number, closure = facts.closed
+        counts = {
+            kind: count for kind, count in _members(closure.get("type_counts")).items() if _is_count(count)
+        }
+        missing = {kind for kind, count in counts.items() if facts.types[kind] < count}
+        agrees = (
+            missing <= STAYING
+            and all(count <= counts.get(kind, 0) for kind, count in facts.types.items())
+            and closure.get("fact_count") == sum(counts.values()) == number
+            and all(self._is_sealed(_members(trace)) for trace in _list(closure.get("traces")))
+        )
+        if not agrees:
+            detail = f"run {run} was closed over other facts or steps"
+            self.report.fail(8, "CLOSURE_MISMATCH", detail, line=line, fact=fact)
+
+    def _is_sealed(self, closed: dict[str, Any]) -> bool:
+        names = ("attempt", "step_count", "root_hash")
+        seals = self.found.seals.get(str(closed.get("trace_id")), ())
+        return any(
+            [seal.get(name) for name in names] == [closed.get(name) for name in names] for _, _, seal in seals
+        )
+
+    def _check_runs(self) -> None:
+        for run, facts in self.runs.items():
+            if facts is not None:
+                self._settle(run, facts)
+        figures = self.report.figures
+        figures["runs"] = len(self.runs)
+        figures["completeness"] = "INCOMPLETE" if 8 in self.report.failed else "COMPLETE"
+
+    # check 10
+    def _check_traces(self) -> None:
+        for trace in self._read_traces():
+            self.report.figures["steps"] += trace["steps"]
+            statement, name = trace["statement"], trace["trace"]
+            known = statement.get("tenant") == self.header.tenant and statement.get("run") in self.runs
+            self._check_begun(trace, known=known and name in self.found.genesis)
+            self._check_said(name, trace)
+            # What has been said of it is settled; of what nobody asked, something is missing.
+            self.found.genesis.pop(name, None)
+            self.found.seals.pop(name, None)
+        for name in {**self.found.genesis, **self.found.seals}:
+            self._check_said(name, None)
+        self._check_heads_left()
+
+    # check 11
+    def _check_texts(self) -> None:
+        for snapshot, body in self.found.snapshot_facts.items():
+            if _digest(body) not in self.texts:
+                self.report.fail(11, "SNAPSHOT_MISMATCH", f"the text of {snapshot} is not here")
+
+
+def verify_file(stream: BinaryIO, options: Options) -> Report:
+    """Return what the checks found in a bundle or an archive, by its first bytes."""
+    kind = Archive if stream.read(len(_ARCHIVE)) == _ARCHIVE else Bundle
+    stream.seek(0)
+    return _judged(lambda report: kind(stream, options, report).verify())
+
+
+_ARCHIVE = b'{"archive":'
+
+
 def verify_bundle(stream: BinaryIO, options: Options) -> Report:
-    """Return what the checks found in a bundle; an exception inside is UNREADABLE, never a pass."""
+    """Return what the checks found in a bundle."""
+    return _judged(lambda report: Bundle(stream, options, report).verify())
+
+
+def _judged(verify: Callable[[Report], None]) -> Report:
+    """Return the report; an exception inside is UNREADABLE, never a pass."""
     report = Report()
     try:
-        Bundle(stream, options, report).verify()
+        verify(report)
     except Unreadable as error:
         report.unreadable = str(error)
     except Exception as error:  # noqa: BLE001 - what this file cannot follow it must not pass
@@ -1130,6 +1510,10 @@ class ExportedLog:
         self.report = report
         self.hashes: list[bytes] = []
         self.ids: set[str] = set()
+        self.epoch = ""
+        # Tiles without entries, and the index below which facts of the log say that entries may be gone.
+        self.without: list[tuple[int, int]] = []
+        self.archived = 0
         report.checks = LOG_CHECKS
 
     def verify(self) -> None:
@@ -1144,10 +1528,11 @@ class ExportedLog:
         checkpoint = check_checkpoint(text, self.options.keys, self.options, self.report)
         if checkpoint is None:
             return
-        tenant = checkpoint.origin.split("/")[-2:-1]
-        self.report.figures["tenant"] = tenant[0] if tenant else None
+        *named, self.epoch = checkpoint.origin.split("/")
+        self.report.figures["tenant"] = named[-1] if named else None
         for number, width in tiles(checkpoint.size):
             self._read_entries(number, width)
+        self._check_pruned()
         self.report.figures["facts"] = len(self.hashes)
         if len(self.hashes) == checkpoint.size:
             self._check_tiles(checkpoint)
@@ -1171,9 +1556,16 @@ class ExportedLog:
 
     def _read_entries(self, number: int, width: int) -> None:
         data = self._tile("entries", number, width)
-        entries = None if data is None else _entries(data)
+        if data is None:
+            self.without.append((number, width))
+            data = self._tile("0", number, width) or b""
+            if len(data) != 32 * width:
+                self._miss(number)
+            self.hashes += [data[at : at + 32] for at in range(0, len(data), 32)]
+            return
+        entries = _entries(data)
         if entries is None or len(entries) != width:
-            self.report.fail(1, "LINE_COUNT", f"the entries of tile {number} are not all there")
+            self._miss(number)
             return
         tenant = self.report.figures["tenant"]
         for place, entry in enumerate(entries, number * TILE_WIDTH):
@@ -1186,7 +1578,30 @@ class ExportedLog:
             self.ids.add(fact)
             if self.options.strict and canonical(statement).encode() != entry:
                 self.report.fail(6, "NOT_CANONICAL", f"entry {place} is not canonical", fact=fact)
+            if statement.get("type") == "log.archived":
+                self._note_archive(_members(statement.get("body")))
             self.hashes.append(leaf(entry))
+
+    def _note_archive(self, body: dict[str, Any]) -> None:
+        if str(body.get("epoch")) == self.epoch and _is_count(body.get("to_idx")):
+            self.archived = max(self.archived, body["to_idx"])
+
+    def _miss(self, number: int) -> None:
+        self.report.fail(1, "LINE_COUNT", f"the entries of tile {number} are not all there")
+
+    def _check_pruned(self) -> None:
+        """Take tiles without entries only where the log itself says that it was archived so far."""
+        pruned = 0
+        for number, width in self.without:
+            if number * TILE_WIDTH + width > self.archived:
+                self._miss(number)
+            else:
+                pruned += width
+        if pruned:
+            detail = (
+                f"{pruned} entries below {self.archived} are archived and not here; the tree has their hashes"
+            )
+            self.report.warnings.append(detail)
 
     def _check_tiles(self, checkpoint: Checkpoint) -> None:
         level, row = 0, self.hashes
@@ -1216,14 +1631,7 @@ def _entries(data: bytes) -> list[bytes] | None:
 
 def verify_log(folder: Path, options: Options) -> Report:
     """Return what the checks found in an exported log."""
-    report = Report()
-    try:
-        ExportedLog(folder, options, report).verify()
-    except Unreadable as error:
-        report.unreadable = str(error)
-    except Exception as error:  # noqa: BLE001 - what this file cannot follow it must not pass
-        report.unreadable = f"not to be followed: {type(error).__name__}: {error}"
-    return report
+    return _judged(lambda report: ExportedLog(folder, options, report).verify())
 
 
 # --- the command --------------------------------------------------------------------------------------
@@ -1245,14 +1653,14 @@ def read_keys(given: Iterable[str]) -> tuple[Key, ...]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="hoc_verify",
-        description="Verify a run's proof, or an exported log, without trusting its server.",
+        description="Verify a run's proof, an archive, or an exported log, without trusting its server.",
     )
-    parser.add_argument("file", nargs="?", help="a bundle, hoc-run-proof/1")
-    parser.add_argument("--log", metavar="DIR", help="an exported log instead of a bundle")
+    parser.add_argument("file", nargs="?", help="a bundle, hoc-run-proof/1, or an archive, hoc-log-archive/1")
+    parser.add_argument("--log", metavar="DIR", help="an exported log instead of a file")
     parser.add_argument(
         "--key", action="append", default=[], help="a trusted verifier key, or a file of them"
     )
-    parser.add_argument("--trust-embedded-key", action="store_true", help="trust the key inside the bundle")
+    parser.add_argument("--trust-embedded-key", action="store_true", help="trust the key inside the file")
     parser.add_argument("--checkpoint", metavar="OLD", help="an older checkpoint that the log must continue")
     parser.add_argument("--witness", action="append", default=[], help="the verifier key of a witness")
     parser.add_argument("--quorum", type=int, help="how many witnesses must have signed; all when left out")
@@ -1276,7 +1684,10 @@ def print_report(report: Report) -> None:
         print(f"note: {warning}")
     for claim in result["claims"] if report.verdict == "VERIFIED" else ():
         print(f"claim {claim.get('claim')}: {canonical(claim.get('value'))}")
-    if result["run"] is not None:
+    if result.get("archive") is not None:
+        print(f"archive {result['archive']} of {result['tenant']}: {result['runs']} runs,", end=" ")
+        print(f"{result['facts']} facts, {result['late']} late, {result['steps']} steps")
+    if result.get("run") is not None:
         print(f"run {result['run']} of {result['tenant']}: {result['completeness']},", end=" ")
         print(f"{result['facts']} facts, {result['late']} late, {result['steps']} steps")
     print(result["verdict"])
@@ -1287,7 +1698,7 @@ def _verify(given: argparse.Namespace, options: Options) -> Report:
         return verify_log(Path(given.log), options)
     try:
         with Path(given.file).open("rb") as stream:
-            return verify_bundle(stream, options)
+            return verify_file(stream, options)
     except OSError as error:
         report = Report()
         report.unreadable = str(error)
@@ -1299,7 +1710,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     if (given.file is None) == (given.log is None):
-        parser.error("name a bundle, or a log with --log")
+        parser.error("name a bundle or an archive, or a log with --log")
     if given.quorum is not None and not 1 <= given.quorum <= len(given.witness):
         parser.error("a quorum is 1 to as many witnesses as you name")
     try:

@@ -21,6 +21,8 @@ RunId = Annotated[str, typer.Argument(help="The run.")]
 SubjectRef = Annotated[str, typer.Argument(help="Whom the runs are about, as their start says.")]
 Basis = Annotated[str | None, typer.Option("--legal-basis", help="The rule that asks for it.")]
 COLUMNS = ("erasure_id", "scope", "scope_id", "values", "created_at", "reason")
+# Reason and author of what maintenance takes for its age.
+BY_AGE = ("RETENTION", "maintenance")
 # What a restored database answers for what is gone already, or came after the backup.
 SETTLED = ("NOTHING_TO_ERASE", "REFERENCE_NOT_FOUND")
 
@@ -106,7 +108,9 @@ def replay(
 def _read(source: Path) -> list[dict[str, Any]]:
     """Return what to erase, oldest first, each scope once; a file of another kind ends the program."""
     try:
-        items = TypeAdapter(list[dict[str, Any]]).validate_json(source.read_bytes())
+        every = TypeAdapter(list[dict[str, Any]]).validate_json(source.read_bytes())
+        # A restored database takes that again by itself.
+        items = [item for item in every if (item["reason"], item["requested_by"]) != BY_AGE]
         given = [EraseEvidence(**{name: item[name] for name in EraseEvidence.model_fields}) for item in items]
     except OSError as error:
         fail(f"{source}: {error.strerror}")

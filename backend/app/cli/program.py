@@ -14,6 +14,8 @@ from app.cli import (
     outbox,
     proof,
     repository,
+    retention,
+    retention_archive,
     snapshot,
     tenants,
 )
@@ -40,4 +42,8 @@ log.group.command("resume")(log_checks.resume_log)
 cli.add_typer(log.group, name="log")
 cli.add_typer(outbox.group, name="outbox")
 cli.add_typer(repository.group, name="repository")
+retention.group.command("set")(retention_archive.set_retention)
+retention.group.command("show")(retention_archive.show_retention)
+retention.group.command("archive")(retention_archive.archive)
+cli.add_typer(retention.group, name="retention")
 cli.add_typer(snapshot.group, name="snapshot")

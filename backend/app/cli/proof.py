@@ -50,11 +50,11 @@ def make_bundle(
 
 @group.command("verify")
 def verify(
-    file: Annotated[str | None, typer.Argument(help="A bundle.")] = None,
-    log: Annotated[str | None, typer.Option("--log", help="An exported log instead of a bundle.")] = None,
+    file: Annotated[str | None, typer.Argument(help="A bundle or an archive.")] = None,
+    log: Annotated[str | None, typer.Option("--log", help="An exported log instead of a file.")] = None,
     key: Annotated[list[str] | None, typer.Option(help="A trusted verifier key, or a file of them.")] = None,
     trust_embedded_key: Annotated[
-        bool, typer.Option("--trust-embedded-key", help="Trust the key inside the bundle.")
+        bool, typer.Option("--trust-embedded-key", help="Trust the key inside the file.")
     ] = False,
     checkpoint: Annotated[str | None, typer.Option(help="An older checkpoint to continue.")] = None,
     witness: Annotated[list[str] | None, typer.Option(help="The verifier key of a witness.")] = None,
@@ -66,7 +66,7 @@ def verify(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Verify a bundle or an exported log, offline (exit 0 verified, 1 failed, 2 unreadable)."""
+    """Verify a bundle, an archive or an exported log, offline (exit 0 verified, 1 failed, 2 unreadable)."""
     if emit_verifier:
         typer.echo(Path(hoc_verify.__file__).read_text(encoding="utf-8"), nl=False)
         return
@@ -96,24 +96,39 @@ def export_log(
     tenant_id: TenantId,
     as_json: AsJson = False,
 ) -> None:
-    """Write a tenant's whole log as files in the layout of tlog-tiles, for `hoc verify --log`."""
+    """Write a tenant's whole log as files in the layout of tlog-tiles, for `hoc verify --log`.
+
+    Entries of tiles from which some were purged are left out; the tree has the hashes of all.
+    """
     if folder.is_dir() and any(folder.iterdir()):
         fail("FOLDER_NOT_EMPTY: the log goes into a folder of its own")
+    pruned = 0
     with Session() as session:
         note = session.call("log.checkpoint", {}, tenant_id=tenant_id).content
         size = hoc_verify.parse_checkpoint(note).size
         try:
             for level, number, width in _tiles(size):
                 name = hoc_verify.tile_path(number) + ("" if width == TILE_WIDTH else f".p/{width}")
-                tile = session.call("log.tile", {"level": level, "tile": name}, tenant_id=tenant_id)
+                tile = _tile(session, level, name, tenant_id=tenant_id)
+                if tile is None:
+                    pruned += 1
+                    continue
                 place = folder / "tile" / level / name
                 place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(tile.content)
+                place.write_bytes(tile)
             # Last, so that a folder that was left half done has none and is refused.
             (folder / "checkpoint").write_text(note, encoding="utf-8")
         except OSError as error:
             fail(f"STORAGE_FAILED: {error.strerror or error}")
-    show({"folder": str(folder), "entries": size}, as_json=as_json)
+    show({"folder": str(folder), "entries": size, "pruned_tiles": pruned}, as_json=as_json)
+
+
+def _tile(session: Session, level: str, name: str, *, tenant_id: str) -> bytes | None:
+    """Return a tile; None for entries of which some were purged."""
+    done = session.attempt("log.tile", {"level": level, "tile": name}, tenant_id=tenant_id)
+    if done.error_code == "ENTRY_PRUNED":
+        return None
+    return bytes(session.unwrap(done).content)
 
 
 def _tiles(size: int) -> list[tuple[str, int, int]]:

@@ -52,8 +52,12 @@ class Session:
 
     def call(self, name: str, payload: Given, *, tenant_id: str | None = None) -> Any:
         """Dispatch and return the answer as it is; a refusal ends the program."""
+        return self.unwrap(self.attempt(name, payload, tenant_id=tenant_id))
+
+    def unwrap(self, result: OperationResult) -> Any:
+        """Return the answer of an attempt; a refusal ends the program."""
         try:
-            return self.attempt(name, payload, tenant_id=tenant_id).unwrap()
+            return result.unwrap()
         except HocError as error:
             for item in error.errors:
                 typer.echo(f"  {item.get('field', '')}: {item.get('detail', '')}", err=True)

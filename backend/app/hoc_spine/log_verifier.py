@@ -147,6 +147,7 @@ class LogVerifier:
                 return report
         report.last = report.size = standing.size
         report.failures += self._signed(log, outside)
+        report.failures += self._pruned(log, standing)
         report.failures += self._unlogged(log, "", None)
         report.failures += self._recounted(log)
         return report
@@ -245,6 +246,10 @@ class LogVerifier:
         history = self._files.history(log.tenant_id, log.epoch)
         with self._looking(log) as connection:
             return log_verification.check_checkpoints(connection, outside, history, tenant_id=log.tenant_id)
+
+    def _pruned(self, log: Log, standing: Standing) -> list[VerificationFailure]:
+        with self._looking(log) as connection:
+            return log_verification.check_pruned(connection, standing, tenant_id=log.tenant_id)
 
     def _newest_fact(self, log: Log, standing: Standing, last: int) -> str | None:
         with self._looking(log) as connection:

@@ -124,6 +124,19 @@ class Transactions:
             raise
         self._said(connection._connection, f"RELEASE SAVEPOINT {name}")
 
+    @staticmethod
+    def is_refused_by_rows(error: Exception) -> bool:
+        """Tell whether the database refused a statement because of other rows: a key, a value, a trigger."""
+        return isinstance(error, sa.exc.IntegrityError)
+
+    def vacuum(self, tables: Sequence[str]) -> None:
+        """Give back the space of deleted rows, outside of all transactions."""
+        statements = ["VACUUM"] if self.dialect_name == "sqlite" else [f"VACUUM {name}" for name in tables]
+        with self._one_writer(), self.engine.connect() as raw:
+            apart = raw.execution_options(isolation_level="AUTOCOMMIT")
+            for statement in statements:
+                apart.exec_driver_sql(statement)
+
     def _said(self, raw: sa.Connection, text: str) -> None:
         if self.dialect_name == "sqlite" or not self._sent(raw, text):
             raw.exec_driver_sql(text)

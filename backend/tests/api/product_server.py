@@ -111,6 +111,7 @@ def _seed(tenant: Tenant) -> dict[str, Any]:
     proposals = [tenant.call("policies.proposals.create", _proposal(number)) for number in range(3)]
     recorded = _seed_records(tenant, runs[0].run_id)
     held = _seed_holds(tenant)
+    _seed_archives(tenant)
     rules = [tenant.call("policies.rules.create", _rule(number)) for number in range(3)]
     for number in range(2):
         head = tenant.call("policies.rules.get", {"rule_id": rules[0].rule_id})
@@ -196,6 +197,15 @@ def _seed_holds(tenant: Tenant) -> dict[str, str]:
         tenant.call("evidence.erase", named)
         held.append(tenant.call("evidence.holds.place", named).hold_id)
     return {"hold_id": held[-1]}
+
+
+def _seed_archives(tenant: Tenant) -> None:
+    """Three records of archives, of which there is no file."""
+    counts = {"statements": 1, "runs": 0, "steps": 0, "values": 0, "root": "0" * 64}
+    for number in range(3):
+        archive = {"archive_id": f"arc_{number}", "epoch": 1, "from_idx": 0, "to_idx": 256, "size": 1}
+        archive |= {"sha256": "0" * 64, "path": "/archives/x.hoclog", "counts": counts}
+        tenant.call("ops.retention.record_archive", archive, door="worker")
 
 
 def _seed_incidents(tenant: Tenant) -> str:

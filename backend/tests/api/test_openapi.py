@@ -25,6 +25,13 @@ WITHOUT_ROUTE = {
     "ops.log.anchor",
     "ops.log.open_epoch",
     "ops.log.resume",
+    "ops.retention.end_purge",
+    "ops.retention.plan",
+    "ops.retention.purge",
+    "ops.retention.record_archive",
+    "ops.retention.set",
+    "ops.retention.show",
+    "ops.retention.write_archive",
     "repository.collections.purge",
 }
 

@@ -31,6 +31,7 @@ FURTHER = {
     "log_verifications",
     "plane_purge_approvals",
     "policy_rule_versions",
+    "purged_runs",
     "retrieval_evidence_documents",
 }
 FACTS = {name for name, entry in GOVERNED.items() if entry.mode in ("APPEND", "CHAINED")}
@@ -45,9 +46,13 @@ MADE_UP = {
     "input_bundles": {"bundle_digest": DIGEST},
     "limit_breaches": {"run_key": ""},
     "limit_overrides": {"expires_at": datetime(2026, 1, 2, tzinfo=UTC)},
+    "log_archives": {"to_idx": 2, "sha256": "0" * 64},
+    # An open permit is what lets rows be deleted.
+    "log_purge_permits": {"closed_at": datetime(2026, 1, 2, tzinfo=UTC)},
     "limits": {"reset_period": "NONE", "scope_id": None, "content_hash": "0" * 64},
     "prevention_records": {"rule_hash": "0" * 64},
     "run_manifests": {"manifest_digest": DIGEST},
+    "tenant_retention": {"retention_days": 183, "value_retention_days": 183},
 }
 # Rows that stay, although some of their columns change.
 KEPT = (
@@ -61,11 +66,13 @@ KEPT = (
     "limit_counters",
     "limit_overrides",
     "limits",
+    "log_purge_permits",
     "plane_policy_bindings",
     "policy_rules",
     "retrieval_observations",
     "run_fact_counters",
     "runs",
+    "tenant_retention",
     "tenants",
     "usage_reservations",
 )

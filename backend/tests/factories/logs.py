@@ -16,6 +16,7 @@ from app.hoc_spine.coordinators.log_files import LogFiles
 from app.hoc_spine.sequencer import LogSequencer
 from app.hoc_spine.spine import Spine
 from app.kernel import merkle
+from app.kernel.clock import Clock
 from tests.factories.tenants import Tenant, make_tenant
 from tests.factories.worlds import start_run
 
@@ -169,7 +170,9 @@ class LogWorld:
 
 
 @contextmanager
-def standing_world(url: str, folder: Path, *, facts: int = 5) -> Iterator[LogWorld]:
+def standing_world(
+    url: str, folder: Path, *, facts: int = 5, clock: Clock | None = None
+) -> Iterator[LogWorld]:
     """Give a world with a signed log to a whole module of tests."""
     from app.bootstrap import build_spine
     from app.settings import Settings
@@ -177,7 +180,7 @@ def standing_world(url: str, folder: Path, *, facts: int = 5) -> Iterator[LogWor
     with ExitStack() as stack:
 
         def make(**settings: Any) -> Spine:
-            built = build_spine(Settings(**settings), verify_schema=False)
+            built = build_spine(Settings(**settings), clock=clock, verify_schema=False)
             stack.callback(built.close)
             return built
 

@@ -27,7 +27,7 @@ WITNESS = "witness.example/w1"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A bundle, what its auditor brings, and what the verifier must say."""
+    """A bundle or an archive, what its auditor brings, and what the verifier must say."""
 
     name: str
     data: bytes
@@ -329,6 +329,13 @@ def _bundles() -> dict[str, Any]:
     return {"cases": [_as_json(case, vkey) for case in cases()]}
 
 
+def _archives() -> dict[str, Any]:
+    from tests.factories.archives import archive_cases
+
+    vkey = small_run().vkey
+    return {"cases": [_as_json(case, vkey) for case in archive_cases()]}
+
+
 def _as_json(case: Case, vkey: str) -> dict[str, Any]:
     return {
         "name": case.name,
@@ -345,6 +352,7 @@ def _as_json(case: Case, vkey: str) -> dict[str, Any]:
 
 
 VECTORS: dict[str, Callable[[], dict[str, Any]]] = {
+    "archives.json": _archives,
     "bundles.json": _bundles,
     "chain.json": _chain,
     "commitments.json": _commitments,

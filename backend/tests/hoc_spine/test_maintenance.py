@@ -138,6 +138,10 @@ def use_a_key(world: World) -> None:
     world.tenant.call("repository.collections.create", collection, idempotency_key="key-1")
 
 
+def keep_values_for_half_a_year(world: World) -> None:
+    world.tenant.call("ops.retention.set", {"value_days": 183, "reason": "a value"}, door="worker")
+
+
 DEEDS = (
     Deed("runs.expire", start_a_short_run, timedelta(minutes=2)),
     Deed("usage.expire_reservations", hold_a_reservation, timedelta(seconds=61)),
@@ -150,6 +154,7 @@ DEEDS = (
     Deed("retrieval.recover", lose_an_access, timedelta(seconds=61)),
     Deed("retrieval.reconcile", be_seen_from_outside, timedelta(minutes=10)),
     Deed("idempotency.forget", use_a_key, timedelta(hours=25)),
+    Deed("evidence.erase_over_age", keep_values_for_half_a_year, timedelta(days=184, seconds=1)),
 )
 
 
@@ -220,8 +225,9 @@ def test_no_question_reads_a_table_that_grows_from_end_to_end(spine: Spine) -> N
             sa.event.listen(connection._connection, "before_cursor_execute", explain)
             find(connection, spine.services)
     assert len(plans) >= len(finds)
-    # Each tenant's plan is compared with its limit; the rest are results of what was searched.
-    small = ("tenants", "found", "CONSTANT", "(subquery")
+    # Each tenant's plan is compared with its limit, and the first leaf of each log that nobody has looked at
+    # with the tenant's own days; the rest are results of what was searched.
+    small = ("tenants", "log_heads", "tenant_retention", "found", "CONSTANT", "(subquery")
     whole = [
         match[1] or match[2] for plan in plans if (match := re.match(r"SCAN (\S+)|.*Seq Scan on (\S+)", plan))
     ]

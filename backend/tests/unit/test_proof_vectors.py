@@ -77,8 +77,8 @@ def test_the_verifier_reads_the_notes_and_opens_the_commitments() -> None:
     assert verifier.leaf(commitments["leaf"]["statement"].encode()).hex() == commitments["leaf"]["hash"]
 
 
-def test_the_verifier_judges_each_bundle_as_committed() -> None:
-    for case in read("bundles.json")["cases"]:
+def test_the_verifier_judges_each_bundle_and_archive_as_committed() -> None:
+    for case in (*read("bundles.json")["cases"], *read("archives.json")["cases"]):
         options = verifier.Options(
             keys=verifier.read_keys(case["keys"]),
             old=case["checkpoint"],
@@ -86,6 +86,6 @@ def test_the_verifier_judges_each_bundle_as_committed() -> None:
             allow_open=case["allow_open"],
             strict=case["strict"],
         )
-        report = verifier.verify_bundle(io.BytesIO(case["bundle_latin1"].encode("latin-1")), options)
+        report = verifier.verify_file(io.BytesIO(case["bundle_latin1"].encode("latin-1")), options)
         found = {"UNREADABLE"} if report.unreadable else report.codes
         assert (report.exit_code, found >= set(case["codes"])) == (case["exit_code"], True), case["name"]

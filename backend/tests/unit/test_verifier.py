@@ -22,11 +22,14 @@ from app.domains.logs.engines import bundle, note, tiles
 from app.domains.logs.engines.note import Checkpoint
 from app.kernel import merkle
 from app.kernel.canonical_json import dumps
+from app.kernel.hashing import text_hash
+from tests.factories import archives
 from tests.factories.bundles import KEY, VERIFIER_FILE, Forge, load_verifier, small_run
 from tests.factories.proof_vectors import FOLDER, Case, bent, cases
 
 verifier = load_verifier()
 CASES = cases()
+ARCHIVE_CASES = archives.archive_cases()
 
 
 @cache
@@ -38,7 +41,7 @@ def forge_keys() -> Any:
 def check(data: bytes, **options: Any) -> Any:
     """Return the verifier's report on a bundle, judged by the key of the forge."""
     given = {"keys": forge_keys()} | options
-    return verifier.verify_bundle(io.BytesIO(data), verifier.Options(**given))
+    return verifier.verify_file(io.BytesIO(data), verifier.Options(**given))
 
 
 def check_case(case: Case) -> Any:
@@ -55,7 +58,7 @@ def check_case(case: Case) -> Any:
 
 
 def test_each_damage_has_its_code_and_what_is_whole_has_none() -> None:
-    for case in CASES:
+    for case in (*CASES, *ARCHIVE_CASES):
         report = check_case(case)
         found = {"UNREADABLE"} if report.unreadable else report.codes
         assert report.exit_code == case.exit_code, (case.name, report.failures, report.unreadable)
@@ -66,7 +69,7 @@ def test_every_code_of_the_verifier_is_shown_by_a_case() -> None:
     source = VERIFIER_FILE.read_text()
     codes = set(re.findall(r'fail\(\s*\w+,\s*"([A-Z_]+)"', source))
     assert len(codes) > 25
-    shown = {code for case in CASES for code in case.codes}
+    shown = {code for case in (*CASES, *ARCHIVE_CASES) for code in case.codes}
     # Tiles are of exported logs, which have tests of their own.
     assert codes - shown == {"TILE_MISMATCH"}
 
@@ -98,6 +101,66 @@ def test_any_changed_byte_is_found() -> None:
                 passed.append((place, other))
         data[place] = byte
     assert passed == []
+
+
+def test_any_changed_byte_of_an_archive_is_found_but_its_name_and_where_it_ends() -> None:
+    forge = tiny_run()
+    forge.fact("policy.snapshot", {"snapshot_id": "s", "content": {"sha256": text_hash("x")}}, to="context")
+    forge.values.insert(0, bundle.text_line(text_hash("x"), "x"))
+    data = bytearray(archives.build(forge, staying=archives.with_erasure(forge)))
+    keys = (verifier.parse_vkey(forge.vkey),)
+    report = check(bytes(data), keys=keys, strict=True)
+    assert (report.verdict, report.figures["values"]["erased"]) == ("VERIFIED", 1), report.failures
+    named, ends = data.index(b"arc_1"), data.index(b'"to":') + len('"to":')
+    passed = set()
+    for place, byte in enumerate(data):
+        for other in (byte ^ 1, byte ^ 0x20, byte ^ 0x80)[: 1 if place % 7 else 3]:
+            data[place] = other
+            report = check(bytes(data), keys=keys)
+            if report.exit_code == 0 or not (report.codes or report.unreadable):
+                passed.add(place)
+        data[place] = byte
+    # No hash of the log covers these; the log has the digest of the whole file.
+    assert passed == {*range(named, named + 5), ends}
+
+
+def test_an_archive_cut_anywhere_never_verifies() -> None:
+    data = archives.build(tiny_run())
+    keys = (verifier.parse_vkey(tiny_run().vkey),)
+    assert check(data, keys=keys).verdict == "VERIFIED"
+    assert [end for end in range(0, len(data), 13) if check(data[:end], keys=keys).exit_code == 0] == []
+    assert check(data[:-1], keys=keys).exit_code != 0
+
+
+def test_where_the_proof_of_an_archive_ends_early_the_other_checks_go_on() -> None:
+    shortened = archives.build(small_run(), bend_header=lambda header: header["multiproof"].pop(0))
+    assert check(shortened).codes == {"NOT_INCLUDED"}
+    moved = archives.build(small_run(), bend_header=lambda header: header.update(to=1))
+    assert check(moved).codes == {"BAD_INDEX", "NOT_INCLUDED"}
+
+
+def test_a_proof_is_followed_over_ranges_of_any_form() -> None:
+    hashes = [merkle.leaf(bytes([number % 251, number // 251])) for number in range(700)]
+    for size, ranges in (
+        (1, [(0, 1)]),
+        (7, [(1, 3), (5, 6)]),
+        (700, [(0, 700)]),
+        (700, [(0, 256), (300, 301), (511, 700)]),
+        (699, [(3, 4), (4, 5), (255, 513)]),
+    ):
+        indices = [index for first, after in ranges for index in range(first, after)]
+        proof = merkle.multiproof(indices, size, merkle.ranges_of(hashes[:size]))
+        root = merkle.root(hashes[:size])
+        leaves = [hashes[index] for index in indices]
+        assert verifier.ranges_root(ranges, size, iter(leaves), proof) == root
+        if size > 1:
+            assert verifier.ranges_root(ranges, size, iter(leaves[::-1]), proof) != root
+        assert verifier.ranges_root(ranges, size, iter(leaves[:-1]), proof) is None
+        assert verifier.ranges_root(ranges, size, iter(leaves), [*proof, root]) is None
+        tree = verifier.GrowingTree()
+        for hashed in leaves:
+            tree.append(hashed)
+        assert tree.root() == merkle.root(leaves)
 
 
 def test_any_changed_byte_of_a_proof_of_continuation_is_found() -> None:
@@ -219,6 +282,11 @@ def test_the_result_has_one_documented_shape() -> None:
         for failure in result["failures"]:
             assert set(failure) == {"code", "check", "line", "fact", "detail"}
         json.dumps(result)
+    of_archives = [*members, "archive", "epoch", "from", "to", "runs", "root"]
+    of_archives.remove("run")
+    for case in (ARCHIVE_CASES[0], Case("no archive", b'{"archive":1}\n')):
+        assert sorted(check_case(case).as_json()) == sorted(of_archives)
+    assert [name for name in of_archives if f"`{name}`" not in page] == []
     assert [name for name in members if f"`{name}`" not in page] == []
     codes = set(re.findall(r'fail\(\s*\w+,\s*"([A-Z_]+)"', VERIFIER_FILE.read_text()))
     assert [code for code in sorted(codes | {"UNREADABLE"}) if f"`{code}`" not in page] == []
@@ -287,9 +355,14 @@ def test_checkpoints_are_what_the_c2sp_text_says() -> None:
 # --- an exported log ----------------------------------------------------------------------------------
 
 
-def write_log(folder: Path, count: int) -> list[bytes]:
-    """Write a log of so many entries in the layout of tlog-tiles, by the product's own tiles."""
+def write_log(folder: Path, count: int, *, archived: dict[str, Any] | None = None) -> list[bytes]:
+    """Write a log of so many entries in the layout of tlog-tiles, by the product's own tiles.
+
+    Its last entry but one may say how far the log was archived.
+    """
     entries = [dumps({"tenant": "t", "fact": f"f{number}"}) for number in range(count)]
+    if archived is not None:
+        entries[-2] = dumps({"tenant": "t", "fact": "a", "type": "log.archived", "body": archived})
     hashes = [merkle.leaf(entry.encode()) for entry in entries]
     growth = tiles.grow(0, {}, hashes)
     for tile, data in growth.tiles.items():
@@ -334,6 +407,27 @@ def test_each_altered_file_of_an_exported_log_is_found(tmp_path: Path) -> None:
         assert check_log(tmp_path).exit_code in (1, 2), file
         file.write_bytes(kept)
     assert check_log(tmp_path).verdict == "VERIFIED"
+
+
+def test_entries_may_be_missing_where_the_log_says_that_it_was_archived(tmp_path: Path) -> None:
+    whole, other, epoch = (tmp_path / name for name in ("whole", "other", "epoch"))
+    write_log(whole, 600, archived={"epoch": 1, "to_idx": 256})
+    (whole / "tile" / "entries" / "000").unlink()
+    report = check_log(whole, strict=True)
+    assert (report.verdict, report.figures["facts"]) == ("VERIFIED", 600), report.failures
+    assert report.warnings == ["256 entries below 256 are archived and not here; the tree has their hashes"]
+    # Beyond what was archived nothing may be missing, nor of another epoch's indices, nor without its tile.
+    (whole / "tile" / "entries" / "001").unlink()
+    assert check_log(whole).codes == {"LINE_COUNT"}
+    write_log(epoch, 600, archived={"epoch": 2, "to_idx": 256})
+    (epoch / "tile" / "entries" / "000").unlink()
+    assert check_log(epoch).codes == {"LINE_COUNT"}
+    write_log(other, 600, archived={"epoch": 1, "to_idx": 512})
+    for level in ("entries", "0"):
+        (other / "tile" / level / "000").unlink()
+    assert "LINE_COUNT" in check_log(other).codes
+    (other / "tile" / "0" / "000").write_bytes(bytes(256 * 32))
+    assert "ROOT_MISMATCH" in check_log(other).codes
 
 
 def test_a_log_without_its_tail_or_a_run_is_found_by_an_older_checkpoint(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ from app.api.routing import OperationRoutes
 
 runs = OperationRoutes("evidence", prefix="/runs")
 runs.add("GET", "/{run_id}/evidence", "runs.evidence")
-runs.add("GET", "/{run_id}/proof", "runs.proof")
+runs.add("GET", "/{run_id}/proof", "runs.proof", refusals=(410,))
 runs.add("GET", "/{run_id}/completeness", "runs.completeness")
-runs.add("GET", "/{run_id}/bundle", "runs.bundle", response="file", refusals=(409, 413))
+runs.add("GET", "/{run_id}/bundle", "runs.bundle", response="file", refusals=(409, 410, 413))
 
 routes = OperationRoutes("logs", prefix="/logs")
 routes.add("GET", "/runs/{run_id}/governance", "logs.run_governance")

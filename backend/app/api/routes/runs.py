@@ -12,7 +12,14 @@ def _started(data: Mapping[str, Any]) -> int:
 
 routes = OperationRoutes("runs", prefix="/runs")
 routes.add(
-    "POST", "", "runs.start", status=_started, statuses=(200, 201), etag=True, location="/runs/{run_id}"
+    "POST",
+    "",
+    "runs.start",
+    status=_started,
+    statuses=(200, 201),
+    etag=True,
+    location="/runs/{run_id}",
+    refusals=(410,),
 )
 routes.add("GET", "", "runs.list")
 routes.add("GET", "/{run_id}", "runs.get", etag=True)

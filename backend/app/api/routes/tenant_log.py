@@ -32,6 +32,7 @@ routes.add("GET", "/keys", "log.keys")
 routes.add("POST", "/verify", "log.verify", status=202)
 routes.add("GET", "/integrity", "log.integrity")
 routes.add("GET", "/verifications", "log.verifications.list")
+routes.add("GET", "/archives", "log.archives.list")
 routes.add(
     "GET",
     "/tile/{level}/{tile*}",
@@ -39,7 +40,8 @@ routes.add(
     response="bytes",
     cache_control=IMMUTABLE,
     missing={"level": "TILE_NOT_FOUND"},
+    refusals=(410,),
 )
-routes.add("GET", "/facts/{fact_id}", "log.fact")
+routes.add("GET", "/facts/{fact_id}", "log.fact", refusals=(410,))
 routes.add("GET", "/proofs/inclusion", "log.inclusion", response="text_or_json", refusals=(409, 410))
 routes.add("GET", "/proofs/consistency", "log.consistency")

@@ -206,6 +206,21 @@ discovery_ledger = tenant_table(
         "ix_discovery_ledger_type", "tenant_id", "signal_type", "seen_count", "last_seen_at", "signal_id"
     ),
     sa.Index("ix_discovery_ledger_status", "tenant_id", "status", "seen_count", "last_seen_at", "signal_id"),
+    # Who deletes what a row refers to looks for it.
+    sa.Index(
+        "ix_discovery_ledger_incident",
+        "tenant_id",
+        "incident_id",
+        sqlite_where=sa.text("incident_id IS NOT NULL"),
+        postgresql_where=sa.text("incident_id IS NOT NULL"),
+    ),
+    sa.Index(
+        "ix_discovery_ledger_run",
+        "tenant_id",
+        "last_run_id",
+        sqlite_where=sa.text("last_run_id IS NOT NULL"),
+        postgresql_where=sa.text("last_run_id IS NOT NULL"),
+    ),
     primary_key=("signal_id",),
 )
 

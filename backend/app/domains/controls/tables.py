@@ -159,6 +159,14 @@ usage_reservations = tenant_table(
         sqlite_where=sa.text("status = 'OPEN'"),
         postgresql_where=sa.text("status = 'OPEN'"),
     ),
+    # Who deletes what a row refers to looks for it.
+    sa.Index(
+        "ix_usage_reservations_decision",
+        "tenant_id",
+        "decision_id",
+        sqlite_where=sa.text("decision_id IS NOT NULL"),
+        postgresql_where=sa.text("decision_id IS NOT NULL"),
+    ),
     primary_key=("reservation_id",),
 )
 usage_records = tenant_table(

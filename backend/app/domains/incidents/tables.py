@@ -89,6 +89,14 @@ incidents = tenant_table(
     sa.Index("ix_incidents_severity", "tenant_id", "severity", "created_at", "incident_id"),
     sa.Index("ix_incidents_category", "tenant_id", "category", "created_at", "incident_id"),
     sa.Index("ix_incidents_signature", "tenant_id", "recurrence_signature", "created_at", "incident_id"),
+    # Who deletes what a row refers to looks for it.
+    sa.Index(
+        "ix_incidents_recurrence",
+        "tenant_id",
+        "recurrence_of",
+        sqlite_where=sa.text("recurrence_of IS NOT NULL"),
+        postgresql_where=sa.text("recurrence_of IS NOT NULL"),
+    ),
     primary_key=("incident_id",),
 )
 incident_events = tenant_table(

@@ -244,3 +244,52 @@ def hold_not_found() -> HocError:
 def hold_released() -> HocError:
     """A released hold stays released; a new one is placed instead."""
     return HocError(ErrorKind.CONFLICT, "HOLD_RELEASED", "The legal hold was released before.")
+
+
+def retention_below_floor(days: int) -> HocError:
+    """Evidence is kept for half a year at least."""
+    return HocError(
+        ErrorKind.INVALID,
+        "RETENTION_BELOW_FLOOR",
+        f"Evidence and its values are kept for {days} days at least.",
+    )
+
+
+def nothing_to_archive() -> HocError:
+    """No record is over age, or whatever is stays."""
+    return HocError(ErrorKind.CONFLICT, "NOTHING_TO_ARCHIVE", "Nothing of the log is to be archived now.")
+
+
+def archive_not_written(why: str) -> HocError:
+    """The folder does not take the archive; nothing was recorded."""
+    return HocError(ErrorKind.UNAVAILABLE, "STORAGE_FAILED", f"The archive cannot be written: {why}.")
+
+
+def archive_unverified(codes: Sequence[str]) -> HocError:
+    """What was read back from the disk is not what was to be archived; nothing was recorded."""
+    return HocError(
+        ErrorKind.CONFLICT,
+        "ARCHIVE_UNVERIFIED",
+        f"The archive does not verify as it was read back: {', '.join(codes)}.",
+        extra={"failure_codes": list(codes)},
+    )
+
+
+def archive_required(why: str) -> HocError:
+    """What is deleted lies in an archive first, and in that one exactly."""
+    return HocError(ErrorKind.CONFLICT, "ARCHIVE_REQUIRED", f"A purge needs an archive: {why}.")
+
+
+def no_open_purge() -> HocError:
+    """The purge was never begun, or is done."""
+    return HocError(ErrorKind.NOT_FOUND, "PURGE_NOT_FOUND", "There is no such purge that is not done.")
+
+
+def run_purged(run_id: str, *, archive_id: str, sha256: str) -> HocError:
+    """The run was archived and deleted; a file holds what there was of it."""
+    return HocError(
+        ErrorKind.GONE,
+        "RUN_PURGED",
+        f"Run {run_id} was archived and deleted.",
+        extra={"archive_id": archive_id, "sha256": sha256},
+    )

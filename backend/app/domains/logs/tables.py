@@ -1,4 +1,4 @@
-"""Logs: leaves of the tenant log, fact counters, the audit ledger, erasures, holds, outbox, replays."""
+"""Logs: leaves of the tenant log, fact counters, ledger, erasures, holds, retention, outbox, replays."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from app.domains.logs.models.ledger import (
     EVENT_TYPES,
     IdempotencyState,
 )
+from app.domains.logs.models.retention import DEFAULT_DAYS, FEWEST_DAYS
 from app.domains.logs.models.tree import (
     LogState,
     VerificationKind,
@@ -222,7 +223,6 @@ erasures = tenant_table(
     sa.Column("created_at", Timestamp, nullable=False),
     fact_id_column(),
     *fact_id_constraints("erasures"),
-    tenant_ref("run_id", "runs.run_id", name="fk_erasures_run_id"),
     enum_check("scope", ErasureScope),
     sa.Index("ix_erasures_time", "tenant_id", "created_at", "erasure_id"),
     sa.Index("ix_erasures_run", "tenant_id", "run_id", "created_at", "erasure_id"),
@@ -246,6 +246,67 @@ legal_holds = tenant_table(
     sa.Index("ix_legal_holds_active", "tenant_id", "hold_id", sqlite_where=_ACTIVE, postgresql_where=_ACTIVE),
     primary_key=("hold_id",),
 )
+tenant_retention = tenant_table(
+    "tenant_retention",
+    sa.Column("retention_days", sa.Integer, nullable=False, server_default=str(DEFAULT_DAYS)),
+    sa.Column("value_retention_days", sa.Integer, nullable=False, server_default=str(DEFAULT_DAYS)),
+    sa.Column("created_at", Timestamp, nullable=False),
+    sa.Column("updated_at", Timestamp, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    sa.CheckConstraint(f"retention_days >= {FEWEST_DAYS}", name="retention_days"),
+    sa.CheckConstraint(f"value_retention_days >= {FEWEST_DAYS}", name="value_retention_days"),
+    primary_key=(),
+)
+log_archives = tenant_table(
+    "log_archives",
+    sa.Column("archive_id", sa.Text, nullable=False),
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("from_idx", BigInt, nullable=False),
+    sa.Column("to_idx", BigInt, nullable=False),
+    sa.Column("sha256", sa.Text, nullable=False),
+    sa.Column("size", BigInt, nullable=False),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("counts", CanonicalText, nullable=False),
+    sa.Column("created_at", Timestamp, nullable=False),
+    fact_id_column(),
+    *fact_id_constraints("log_archives"),
+    sa.CheckConstraint("from_idx >= 0 AND from_idx < to_idx", name="range"),
+    sa.CheckConstraint("length(sha256) = 64", name="sha256"),
+    sa.CheckConstraint("size > 0", name="size"),
+    sa.Index("ix_log_archives_time", "tenant_id", "created_at", "archive_id"),
+    primary_key=("archive_id",),
+)
+_OPEN = sa.text("closed_at IS NULL")
+log_purge_permits = tenant_table(
+    "log_purge_permits",
+    sa.Column("purge_id", sa.Text, nullable=False),
+    sa.Column("archive_id", sa.Text, nullable=False),
+    # The indices that go, so that whoever takes up a purge that was cut off deletes what was decided then.
+    sa.Column("ranges", CanonicalText, nullable=False),
+    sa.Column("opened_at", Timestamp, nullable=False),
+    sa.Column("closed_at", Timestamp),
+    sa.UniqueConstraint("tenant_id", "archive_id", name="uq_log_purge_permits_archive_id"),
+    tenant_ref("archive_id", "log_archives.archive_id", name="fk_log_purge_permits_archive_id"),
+    sa.Index(
+        "uq_log_purge_permits_open", "tenant_id", unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN
+    ),
+    primary_key=("purge_id",),
+)
+purged_runs = tenant_table(
+    "purged_runs",
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("archive_id", sa.Text, nullable=False),
+    sa.Column("purged_at", Timestamp, nullable=False),
+    tenant_ref("archive_id", "log_archives.archive_id", name="fk_purged_runs_archive_id"),
+    sa.Index("ix_purged_runs_archive", "tenant_id", "archive_id", "run_id"),
+    primary_key=("run_id",),
+)
+value_sweeps = tenant_table(
+    "value_sweeps",
+    # The newest fact whose values were looked at for their age; null: begin with the first.
+    sa.Column("swept_to", sa.Text),
+    primary_key=(),
+)
 
 govern(
     audit_ledger,
@@ -256,6 +317,8 @@ govern(
 )
 govern(erasures, "APPEND", types=("erasure",), json_columns=("commitments",))
 govern(legal_holds, "AUDITED")
+govern(tenant_retention, "AUDITED", entity="RETENTION")
+govern(log_archives, "APPEND", types=("log.archived",), json_columns=("counts",))
 exempt(log_leaves, "the log itself")
 exempt(log_pending, "queue of the sequencer; ids only")
 exempt(run_fact_counters, "numbers the facts; the closing count stands in run.completed")
@@ -266,6 +329,9 @@ exempt(log_entries, "the order of the log; the tree proves it")
 exempt(log_tiles, "the tree itself")
 exempt(log_checkpoints, "signed, and kept outside the database too")
 exempt(log_cosignatures, "signed by witnesses")
+exempt(log_purge_permits, "opened with the entry EvidencePurged in the ledger; deletes what the archive has")
+exempt(purged_runs, "the archive has what it names")
+exempt(value_sweeps, "how far the erasure of over-age values came; from the first fact it finds the same")
 exempt(log_verifications, "what a check found; the next one finds it again")
 log_fact("log.key", ("old_vkey", "new_vkey", "compromised", "reason"))
 log_fact("log.epoch", ("old_origin", "new_origin", "old_checkpoint", "reason"))

@@ -137,6 +137,14 @@ retrieval_observations = tenant_table(
         sqlite_where=sa.text("status = 'PENDING'"),
         postgresql_where=sa.text("status = 'PENDING'"),
     ),
+    # Who deletes what a row refers to looks for it.
+    sa.Index(
+        "ix_retrieval_observations_evidence",
+        "tenant_id",
+        "evidence_id",
+        sqlite_where=sa.text("evidence_id IS NOT NULL"),
+        postgresql_where=sa.text("evidence_id IS NOT NULL"),
+    ),
     primary_key=("trace_id", "span_id"),
 )
 

@@ -85,6 +85,14 @@ aos_trace_steps = tenant_table(
     enum_check("status", StepStatus),
     enum_check("replay_behavior", ReplayBehavior),
     enum_check("level", StepLevel),
+    # Who deletes what a row refers to looks for it.
+    sa.Index(
+        "ix_aos_trace_steps_decision",
+        "tenant_id",
+        "decision_id",
+        sqlite_where=sa.text("decision_id IS NOT NULL"),
+        postgresql_where=sa.text("decision_id IS NOT NULL"),
+    ),
     primary_key=("trace_id", "step_index"),
 )
 

@@ -13,7 +13,7 @@ from app.domains.controls.engines import ledger, overrides
 from app.domains.lessons.engines import lessons
 from app.domains.logs.engines import heads, idempotency, outbox
 from app.domains.retrieval.engines import attempts, observations
-from app.hoc_spine.coordinators import plan_limits, plane_upkeep
+from app.hoc_spine.coordinators import plan_limits, plane_upkeep, retention_values
 from app.hoc_spine.coordinators.run_completeness import GRACE, WINDOW
 from app.hoc_spine.ports import Services
 
@@ -58,6 +58,7 @@ TENANT_WORK: Mapping[str, TenantWork] = {
     ),
     "retrieval.recover": TenantWork(_now(attempts.list_tenants_due), lambda done: done.recovered),
     "retrieval.reconcile": TenantWork(_observed, lambda done: done.matched + done.bypasses),
+    "evidence.erase_over_age": TenantWork(retention_values.list_tenants_due, lambda done: done.erased),
     "idempotency.forget": TenantWork(_now(idempotency.list_tenants_due), lambda done: done.forgotten),
 }
 find_undelivered: FindTenants = _now(outbox.list_tenants_due)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from prometheus_client import Counter
+
 from app.domains.activity.engines import runs, subjects
 from app.domains.logs.engines import erasure, idempotency
 from app.domains.logs.engines.erasure import Held, Scope
@@ -24,6 +26,8 @@ from app.hoc_spine.coordinators.legal_holds import (
 from app.hoc_spine.operation_context import OperationContext
 from app.kernel.canonical_json import dumps
 
+ERASED = Counter("hoc_erasures", "Transactions that erased protected values", ["scope"])
+
 
 def erase_values(ctx: OperationContext, request: EraseEvidence) -> tuple[EvidenceErased, set[str | None]]:
     """Take the values of up to 10 000 rows away, and return what went and the runs that it was of.
@@ -41,7 +45,7 @@ def erase_values(ctx: OperationContext, request: EraseEvidence) -> tuple[Evidenc
     if not held:
         raise nothing_to_erase()
     parts = erasure.parts_of(held)
-    erasure_ids = [_erase_part(ctx, request, run_id, rows) for run_id, rows in parts]
+    erasure_ids = [erase_part(ctx, request, run_id, rows) for run_id, rows in parts]
     taken = [row for _, rows in parts for row in rows]
     _forget_answers(ctx, request, taken)
     left = erasure.count_left(ctx.connection, scope, **key)
@@ -84,9 +88,10 @@ def _holds_on(
     return list(dict.fromkeys(found))
 
 
-def _erase_part(
+def erase_part(
     ctx: OperationContext, request: EraseEvidence, run_id: str | None, rows: Sequence[Held]
 ) -> str:
+    """Take the values of some rows, all of one run or of none, and record it; return the record's id."""
     row = erasure.record(
         request,
         rows,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from app.db.connection import DriverConnection
 from app.db.governed import GOVERNED
-from app.domains.logs.engines import checkpoints, heads, row_check, row_reading, slices, verifications
+from app.domains.logs.engines import checkpoints, heads, purge, row_check, row_reading, slices, verifications
 from app.domains.logs.engines.keys import KeyRing
 from app.domains.logs.engines.recorded import Recorded
 from app.domains.logs.engines.row_check import RowFailure
@@ -111,25 +111,29 @@ def verify_slice(
     first: int,
     last: int,
 ) -> Report:
-    """Verify the entries [first, last): leaf = tile, row = fact, values, ended runs, repository chain."""
+    """Verify the entries [first, last): leaf = tile, row = fact, values, ended runs, repository chain.
+
+    What is still there of a purged run is about to go, or something that stays refers to it: its rows are
+    not looked at.
+    """
     report = verify_head(standing, first=first)
     report.last = last
-    start = max(first, standing.min_index)
-    if standing.head_size < last or start >= last:
+    if standing.head_size < last:
         return report
     part = slices.read_slice(
-        connection, tenant_id=tenant_id, epoch=standing.epoch, first=start, last=last, size=standing.head_size
+        connection, tenant_id=tenant_id, epoch=standing.epoch, first=first, last=last, size=standing.head_size
     )
-    report.count("entries", last - start)
-    report.failures += slices.check_slice(part, tenant_id=tenant_id)
-    subjects = read_subjects(connection, part.facts, tenant_id=tenant_id, across=True)
+    report.count("entries", len(part.entries))
+    report.failures += slices.check_slice(part, tenant_id=tenant_id, min_index=standing.min_index)
+    facts = purge.besides_purged(connection, part.facts, tenant_id=tenant_id)
+    subjects = read_subjects(connection, facts, tenant_id=tenant_id, across=True)
     rows = row_check.check_rows(subjects)
     report.count("rows", rows.checked)
     report.count("values", sum(rows.states.values()))
     report.failures += [row_failure(failure) for failure in (*rows.values, *rows.rows)]
-    report.failures += list(_runs(connection, part.facts, report, outside, tenant_id))
-    broken = find_broken_changes(connection, part.facts, tenant_id=tenant_id)
-    stretch = Stretch(connection, tenant_id, part.facts, subjects, outside.digest_key)
+    report.failures += list(_runs(connection, facts, report, outside, tenant_id))
+    broken = find_broken_changes(connection, facts, tenant_id=tenant_id)
+    stretch = Stretch(connection, tenant_id, facts, subjects, outside.digest_key)
     report.failures += [row_failure(failure) for failure in (*broken, *recount(stretch))]
     for name, number in stretch.tally.items():
         report.count(name, number)
@@ -184,6 +188,23 @@ def find_unlogged(
             continue
         found += [VerificationFailure(code=UNLOGGED, table=name, key=key) for key in keys]
     return found
+
+
+def check_pruned(
+    connection: DriverConnection, standing: Standing, *, tenant_id: str
+) -> list[VerificationFailure]:
+    """Return what is gone below the index up to which entries may be, and which archives lack a run."""
+    found = purge.count_pruned(
+        connection, tenant_id=tenant_id, epoch=standing.epoch, min_index=standing.min_index
+    )
+    failures = [
+        VerificationFailure(code="ROW_MISMATCH", table="purged_runs", key=archive_id)
+        for archive_id in found.miscounted
+    ]
+    if not found.is_complete:
+        gap = VerificationFailure(code=slices.LOG_MISMATCH, table="log_entries", index=standing.min_index)
+        failures.append(gap)
+    return failures
 
 
 def check_checkpoints(

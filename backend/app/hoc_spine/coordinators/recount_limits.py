@@ -10,6 +10,7 @@ from app.domains.controls.engines import recounting
 from app.domains.controls.engines.recounting import Ledger, Used
 from app.domains.controls.models.limits import LimitRule
 from app.domains.decisions.engines import decisions
+from app.domains.logs.engines import purge
 from app.domains.policies.engines import snapshots
 from app.domains.policies.errors import SnapshotInvalidError
 from app.domains.traces.engines import recounting as trace_recounting
@@ -35,6 +36,9 @@ def recount_limits(connection: DriverConnection, *, tenant_id: str) -> Iterator[
         for snapshot_id in {row["policy_snapshot_id"] for row in runs} - known.keys():
             known[snapshot_id] = _rules_of(connection, tenant_id, snapshot_id)
         rules = {row["run_id"]: known[row["policy_snapshot_id"]] for row in runs}
+        # What a purge that is under way has left of them says nothing any more.
+        for run_id in purge.purged_among(connection, list(rules), tenant_id=tenant_id):
+            del rules[run_id]
         yield from _recount(connection, tenant_id, rules)
         after = runs[-1]["run_id"]
 

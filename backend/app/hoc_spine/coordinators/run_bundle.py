@@ -26,7 +26,7 @@ from app.domains.logs.errors import (
     no_signing_key,
 )
 from app.domains.policies.engines import snapshots
-from app.domains.traces.engines import chain, steps
+from app.hoc_spine.coordinators import chain_lines
 from app.hoc_spine.coordinators.log_files import LogFiles
 from app.kernel.canonical_json import dumps, loads
 from app.kernel.clock import format_time
@@ -36,7 +36,6 @@ from app.kernel.inputs import Identifier, Input, Output
 from app.kernel.pages import HIGHEST_KEY
 
 Row = Mapping[str, Any]
-STEPS_AT_ONCE = 1000
 
 
 class BundleInput(Input):
@@ -197,36 +196,8 @@ def _write_facts(connection: DriverConnection, request: Request, reading: Readin
 
 def _write_traces(connection: DriverConnection, request: Request, writer: _Writer) -> None:
     for trace in request.traces:
-        genesis = chain.genesis_statement(
-            tenant_id=request.tenant_id,
-            run_id=request.run_id,
-            attempt=trace["attempt"],
-            trace_id=trace["trace_id"],
-            schema_version=trace["schema_version"],
-            policy_snapshot=request.run["policy_snapshot_id"],
-            plan_hash=trace["plan_hash"],
-            seed=trace["seed"],
-            started_at=trace["started_at"],
-        )
-        writer.write("traces", [genesis])
-        writer.write("traces", map(chain.step_statement, _steps(connection, request, trace)))
-
-
-def _steps(connection: DriverConnection, request: Request, trace: Row) -> Iterator[Row]:
-    after = -1
-    while True:
-        page = steps.list_steps(
-            connection,
-            tenant_id=request.tenant_id,
-            trace_id=trace["trace_id"],
-            status=None,
-            after=after,
-            limit=STEPS_AT_ONCE,
-        )
-        yield from page
-        if len(page) < STEPS_AT_ONCE:
-            return
-        after = page[-1]["step_index"]
+        lines = chain_lines.list_lines(connection, request.run, trace, tenant_id=request.tenant_id)
+        writer.write("traces", lines)
 
 
 def _write_values(connection: DriverConnection, request: Request, reading: Reading, writer: _Writer) -> None:
@@ -239,21 +210,25 @@ def _write_values(connection: DriverConnection, request: Request, reading: Readi
     )
     writer.write("values", (_value_line(one, reading.claims) for one in opened))
     for trace in request.traces:
-        for step in _steps(connection, request, trace):
+        for step in chain_lines.list_steps(connection, trace, tenant_id=request.tenant_id):
             if step["protected_commit"] is not None:
-                members = ("outcome_data", "params")
-                opened_step = bundle_reads.open_row(step["protected_commit"], step, members)
+                opened_step = bundle_reads.open_row(step["protected_commit"], step, chain_lines.PROTECTED)
                 writer.write("values", [_value_line(opened_step, reading.claims)])
 
 
 def _snapshot_lines(connection: DriverConnection, request: Request, claims: Claims) -> Iterator[str]:
     # The rules that judged the run are nobody's private text, and without them no binding can be checked.
     for snapshot_id in sorted(claims.snapshots):
-        view = snapshots.get_view(connection, tenant_id=request.tenant_id, snapshot_id=snapshot_id)
-        text = dumps(view.content)
-        if text_hash(text) != view.content_hash:
-            raise integrity_failed("ROW_MISMATCH")
-        yield bundle.text_line(view.content_hash, text)
+        yield snapshot_line(connection, snapshot_id, tenant_id=request.tenant_id)
+
+
+def snapshot_line(connection: DriverConnection, snapshot_id: str, *, tenant_id: str) -> str:
+    """Return the line with the text of a rules' snapshot; refuse INTEGRITY_FAILED for another text."""
+    view = snapshots.get_view(connection, tenant_id=tenant_id, snapshot_id=snapshot_id)
+    text = dumps(view.content)
+    if text_hash(text) != view.content_hash:
+        raise integrity_failed("ROW_MISMATCH")
+    return bundle.text_line(view.content_hash, text)
 
 
 def _value_line(opened: bundle_reads.Opened, claims: Claims) -> str:

@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client import Histogram
 
 from app.domains.activity.engines import runs
-from app.domains.logs.engines import bundle_reads, checkpoints, heads
+from app.domains.logs.engines import bundle_reads, checkpoints, heads, purge
 from app.domains.logs.errors import (
     checkpoint_pending,
     integrity_failed,
@@ -32,7 +32,8 @@ SECONDS = Histogram("hoc_bundle_seconds", "Making a run's bundle, after its proo
 def await_checkpoint(ctx: PrepareContext, query: BundleInput) -> None:
     """Wait until the newest checkpoint covers the run's facts, working at the log where nobody else does.
 
-    Refuse RUN_NOT_FOUND, RUN_OPEN, NO_SIGNING_KEY, LOG_HALTED, and CHECKPOINT_PENDING after `wait_ms`.
+    Refuse RUN_NOT_FOUND, RUN_PURGED, RUN_OPEN, NO_SIGNING_KEY, LOG_HALTED, and CHECKPOINT_PENDING after
+    `wait_ms`.
     """
     files: LogFiles = ctx.services.caches["log_files"]
     deadline = time.monotonic() + query.wait_ms / 1000
@@ -49,8 +50,10 @@ def await_checkpoint(ctx: PrepareContext, query: BundleInput) -> None:
 def _is_covered(ctx: PrepareContext, query: BundleInput) -> bool:
     key = {"tenant_id": ctx.tenant_id, "run_id": query.run_id}
     with ctx.read_unit() as connection:
-        runs.require_run(connection, **key)
         counter = bundle_reads.get_counter(connection, **key)
+        if counter is None:
+            purge.refuse_purged(connection, **key)
+        runs.require_run(connection, **key)
         if not query.allow_open and (counter is None or not counter["closed"]):
             raise run_open(query.run_id)
         head = heads.get_head(connection, tenant_id=ctx.tenant_id)

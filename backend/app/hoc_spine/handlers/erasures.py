@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter
-
 from app.domains.logs.engines import erasure
 from app.domains.logs.models.erasure import EraseEvidence, ErasureView, EvidenceErased, ListErasures
-from app.hoc_spine.coordinators.erasure import erase_values
+from app.hoc_spine.coordinators.erasure import ERASED, erase_values
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
 from app.kernel.pages import Page, newest_first
 from app.kernel.redaction import redact_text
 
 LIST = "evidence.erasures.list"
-ERASED = Counter("hoc_erasures", "Transactions that erased protected values", ["scope"])
 
 
 def erase(ctx: OperationContext, given: EraseEvidence) -> EvidenceErased:

@@ -6,6 +6,7 @@ import structlog
 
 from app.domains.activity.engines import runs
 from app.domains.activity.errors import run_not_found
+from app.domains.logs.engines import purge
 from app.domains.repository.models.runs import RunLeavings
 from app.hoc_spine.coordinators.evidence_sources import read_sources
 from app.hoc_spine.coordinators.log_files import LogFiles
@@ -26,15 +27,21 @@ def get_evidence(ctx: OperationContext, payload: EvidenceInput) -> RunEvidence:
 
 
 def get_proof(ctx: OperationContext, payload: ProofInput) -> RunProof:
-    """Verify the run's chains, rows and facts; FAILED and UNSUPPORTED are answers, not errors."""
+    """Verify the run's chains, rows and facts; FAILED and UNSUPPORTED are answers, not errors.
+
+    Refuse RUN_NOT_FOUND, RUN_PURGED.
+    """
     files: LogFiles = ctx.services.caches["log_files"]
     repository = _leavings(ctx, payload.run_id)
     facts = read_proof_facts(
         ctx.connection, tenant_id=ctx.tenant_id, run_id=payload.run_id, keys=files.keys()
     )
-    if facts is None:
+    proof = None if facts is None else prove_run(payload, facts, repository=repository, now=ctx.now)
+    if proof is None or proof.integrity.verification_status == "FAILED":
+        purge.refuse_purged(ctx.connection, tenant_id=ctx.tenant_id, run_id=payload.run_id)
+    if proof is None:
         raise run_not_found()
-    return prove_run(payload, facts, repository=repository, now=ctx.now)
+    return proof
 
 
 def _leavings(ctx: OperationContext, run_id: str) -> RunLeavings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.domains.activity.engines import runs, subjects
 from app.domains.knowledge.engines import planes
 from app.domains.logs.engines import legal_holds as engine
+from app.domains.logs.engines import over_age, purge
 from app.domains.logs.errors import scope_not_found
 from app.domains.logs.models.erasure import (
     HoldScope,
@@ -50,9 +51,10 @@ def place(ctx: OperationContext, request: PlaceHold) -> HoldView:
 def _is_there(ctx: OperationContext, scope: HoldScope, scope_id: str) -> bool:
     key = {"tenant_id": ctx.tenant_id}
     if scope is HoldScope.RUN:
-        return runs.run_exists(ctx.connection, **key, run_id=scope_id) or bool(
-            operation_runs.list_statuses(ctx.connection, **key, run_ids=[scope_id])
-        )
+        is_there = runs.run_exists(ctx.connection, **key, run_id=scope_id)
+        # A run that is being purged is gone.
+        is_there = is_there and not purge.purged_among(ctx.connection, [scope_id], **key)
+        return is_there or bool(operation_runs.list_statuses(ctx.connection, **key, run_ids=[scope_id]))
     if scope is HoldScope.SUBJECT:
         return subjects.has_runs(ctx.connection, **key, subject_ref=scope_id)
     if scope is HoldScope.PLANE:
@@ -80,6 +82,8 @@ def release(ctx: OperationContext, request: ReleaseHold) -> HoldView:
     row = engine.lock_active(ctx.connection, tenant_id=ctx.tenant_id, hold_id=request.hold_id)
     ctx.require_version(row["version"])
     after = engine.release(ctx.connection, row, tenant_id=ctx.tenant_id, by=ctx.actor.id, now=ctx.now)
+    # What the hold kept from erasure is past its age by now, and nothing has looked at it since.
+    over_age.set_position(ctx.connection, tenant_id=ctx.tenant_id, fact_id=None)
     ctx.audit(
         "LegalHoldReleased",
         ENTITY,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.domains.logs.engines import checkpoints, heads, leaf_lookup, note, witnesses
+from app.domains.logs.engines import checkpoints, heads, leaf_lookup, note, purge, witnesses
 from app.domains.logs.errors import bad_cosignature, checkpoint_not_found, invalid_log_state, no_signing_key
 from app.domains.logs.models.tree import (
     Cosignatures,
@@ -64,6 +64,8 @@ def open_epoch(ctx: OperationContext, payload: OpenEpoch) -> EpochOpened:
     head = heads.get_head(ctx.connection, tenant_id=ctx.tenant_id)
     if head is None:
         raise invalid_log_state("not open")
+    if purge.find_open(ctx.connection, tenant_id=ctx.tenant_id) is not None:
+        raise invalid_log_state("being purged")
     newest = checkpoints.get_newest(ctx.connection, tenant_id=ctx.tenant_id, epoch=head["epoch"])
     old = payload.old_checkpoint or (None if newest is None else str(newest["note"]))
     origin = heads.open_epoch(ctx.connection, head, tenant_id=ctx.tenant_id, now=ctx.now)

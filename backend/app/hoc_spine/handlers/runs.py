@@ -10,7 +10,7 @@ from typing import Any
 from app.domains.activity.engines import evaluation as evaluations
 from app.domains.activity.engines import runs
 from app.domains.activity.engines.attribution import check_attribution
-from app.domains.activity.errors import quota_exceeded, run_validation_failure
+from app.domains.activity.errors import parent_not_found, quota_exceeded, run_validation_failure
 from app.domains.activity.models.facts import Attribution
 from app.domains.activity.models.runs import (
     AttemptView,
@@ -24,6 +24,7 @@ from app.domains.activity.models.runs import (
     StartRun,
 )
 from app.domains.decisions.engines.recording import link_pre_run
+from app.domains.logs.engines import purge
 from app.domains.policies.errors import run_not_authorized
 from app.domains.tenants.engines import state as tenant_state
 from app.domains.tenants.models import RunSlot
@@ -55,8 +56,8 @@ CONCURRENT_RETRY_SECONDS = 30
 def start_run(ctx: OperationContext, command: StartRun) -> StartedRun | Refusal:
     """Start a run under the policy snapshot of this moment.
 
-    Refuses RUN_VALIDATION_FAILURE (rules R1-R5), RUN_EXISTS, REFERENCE_NOT_FOUND for the parent, and,
-    with a decision on record, RUN_NOT_AUTHORIZED and QUOTA_EXCEEDED; the same start again gives the same
+    Refuses RUN_VALIDATION_FAILURE (rules R1-R5), RUN_EXISTS, RUN_PURGED, REFERENCE_NOT_FOUND for the parent,
+    and, with a decision on record, RUN_NOT_AUTHORIZED and QUOTA_EXCEEDED; the same start again gives the same
     run.
     """
     broken = check_attribution(
@@ -109,8 +110,12 @@ def _start(
         tenant_state.return_run(ctx.connection, tenant_id=ctx.tenant_id)
         known = _find_start(ctx, command, digest)
         if known is None:
+            purge.refuse_purged(ctx.connection, tenant_id=ctx.tenant_id, run_id=row["run_id"])
             raise RuntimeError(f"run {row['run_id']} is neither insertable nor there")
         return _started(known, replayed=True)
+    parents = [] if command.parent_run_id is None else [command.parent_run_id]
+    if purge.purged_among(ctx.connection, parents, tenant_id=ctx.tenant_id):
+        raise parent_not_found()
     trace = traces.open_trace(
         ctx.connection,
         tenant_id=ctx.tenant_id,

@@ -46,3 +46,17 @@ def count_by_run(
         .group_by(run_id)
     )
     return connection.execute(statement).mappings().all()
+
+
+def list_runs_besides(connection: DriverConnection, *, tenant_id: str, state: str) -> Sequence[str]:
+    """Return the runs with an incident in another state than this."""
+    statement = (
+        sa.select(incidents.c.source_run_id)
+        .where(
+            incidents.c.tenant_id == tenant_id,
+            incidents.c.source_run_id.is_not(None),
+            incidents.c.lifecycle_state != state,
+        )
+        .distinct()
+    )
+    return connection.scalars(statement).all()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from app.db.connection import DriverConnection, Row
 from app.domains.incidents.drivers import incidents as driver
 from app.domains.incidents.drivers import run_incidents as counts
-from app.domains.incidents.models.vocabulary import IncidentCategory
+from app.domains.incidents.models.vocabulary import IncidentCategory, LifecycleState
 
 
 def list_run(connection: DriverConnection, *, tenant_id: str, run_id: str, limit: int) -> Sequence[Row]:
@@ -38,3 +38,8 @@ def count_by_run(
         connection, tenant_id=tenant_id, run_ids=run_ids, violation=IncidentCategory.POLICY_VIOLATION.value
     )
     return {row["run_id"]: (row["incidents"], row["violations"] > 0) for row in rows}
+
+
+def list_open_runs(connection: DriverConnection, *, tenant_id: str) -> Sequence[str]:
+    """Return the runs with an incident that is not resolved."""
+    return counts.list_runs_besides(connection, tenant_id=tenant_id, state=LifecycleState.RESOLVED.value)

@@ -146,3 +146,13 @@ def count_drafts(connection: DriverConnection, *, tenant_id: str, run_ids: Seque
         .group_by(_C.source_run_id)
     )
     return connection.execute(statement).mappings().all()
+
+
+def list_runs_in(connection: DriverConnection, *, tenant_id: str, states: Sequence[str]) -> Sequence[str]:
+    """Return the runs with a lesson in one of these states."""
+    statement = (
+        sa.select(_C.source_run_id)
+        .where(_C.tenant_id == tenant_id, _C.source_run_id.is_not(None), _C.status.in_(states))
+        .distinct()
+    )
+    return connection.scalars(statement).all()

@@ -249,3 +249,9 @@ def count_drafts(connection: DriverConnection, *, tenant_id: str, run_ids: Seque
     """Return, by run, how many of its lessons were made proposals."""
     rows = lesson_rows.count_drafts(connection, tenant_id=tenant_id, run_ids=run_ids)
     return {row["run_id"]: row["drafts"] for row in rows}
+
+
+def list_open_runs(connection: DriverConnection, *, tenant_id: str) -> Sequence[str]:
+    """Return the runs with a lesson that somebody may still take up."""
+    states = (LessonStatus.PENDING.value, LessonStatus.DEFERRED.value)
+    return lesson_rows.list_runs_in(connection, tenant_id=tenant_id, states=states)

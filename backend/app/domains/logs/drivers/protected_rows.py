@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,15 +14,22 @@ from app.db.governed import GOVERNED, Governed, ref_key_of
 from app.domains.logs.tables import log_leaves
 
 _RUNS, _TRACES, _STEPS = "runs", "aos_traces", "aos_trace_steps"
+# When a head was last written to, or a step.
+_WRITTEN = ("updated_at", "recorded_at")
 
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """Which rows are meant: those of a run, of all runs about a subject, or rows named by table and key."""
+    """Which rows are meant: those of runs, of all runs about a subject, or rows named by table and key.
 
-    run_id: str | None = None
+    Of these, with `until`, the ones that nothing has written to since that moment; a record is never written
+    to, so that whoever names it answers for its age.
+    """
+
+    run_ids: Sequence[str] = ()
     subject_ref: str | None = None
     keys: Sequence[Sequence[Any]] | None = None
+    until: datetime | None = None
 
 
 def list_held(
@@ -87,6 +95,8 @@ def _holding(
 ) -> list[sa.ColumnElement[bool]]:
     rows = entry.table
     found = [rows.c.tenant_id == tenant_id, rows.c.protected_salt.is_not(None)]
+    if reach.until is not None:
+        found += [rows.c[name] <= reach.until for name in _WRITTEN if name in rows.c]
     if reach.keys is not None:
         return [*found, *_named(entry, reach.keys)]
     if "fact_id" not in rows.c and entry.types:
@@ -102,8 +112,8 @@ def _holding(
 
 
 def _of_runs(run: sa.ColumnElement[Any], reach: Reach, tenant_id: str) -> sa.ColumnElement[bool]:
-    if reach.run_id is not None:
-        return run == reach.run_id
+    if reach.run_ids:
+        return run.in_(reach.run_ids)
     runs = GOVERNED[_RUNS].table
     mine = sa.select(runs.c.run_id).where(
         runs.c.tenant_id == tenant_id, runs.c.subject_ref == reach.subject_ref

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
@@ -152,24 +152,32 @@ def list_values(
     """
     seen: set[str] = set()
     for late, count in counts.items():
-        waiting: dict[str, dict[str, list[Any]]] = {}
-        for row in driver.list_run_statements(
+        rows = driver.list_run_statements(
             connection, tenant_id=tenant_id, run_id=run_id, late=late, count=count
-        ):
-            entry = GOVERNED.get(row["ref_table"] or "")
-            if entry is None or not entry.protected:
-                continue
-            statement = loads(row["statement"])
-            commit = statement["body"].get("protected_commit")
-            if commit is None:
-                continue
-            of_table = waiting.setdefault(row["ref_table"], {})
-            of_table[commit] = statement["key"]
-            if len(of_table) >= ROWS_AT_ONCE:
-                yield from _open_rows(connection, row["ref_table"], of_table, seen, tenant_id=tenant_id)
-                of_table.clear()
-        for table, of_table in waiting.items():
-            yield from _open_rows(connection, table, of_table, seen, tenant_id=tenant_id)
+        )
+        yield from open_values(connection, rows, seen, tenant_id=tenant_id)
+
+
+def open_values(
+    connection: DriverConnection, leaves: Iterable[Row], seen: set[str], *, tenant_id: str
+) -> Iterator[Opened]:
+    """Yield the values behind the commitments of these leaves; `seen` are those of heads, opened once."""
+    waiting: dict[str, dict[str, list[Any]]] = {}
+    for row in leaves:
+        entry = GOVERNED.get(row["ref_table"] or "")
+        if entry is None or not entry.protected:
+            continue
+        statement = loads(row["statement"])
+        commit = statement["body"].get("protected_commit")
+        if commit is None:
+            continue
+        of_table = waiting.setdefault(row["ref_table"], {})
+        of_table[commit] = statement["key"]
+        if len(of_table) >= ROWS_AT_ONCE:
+            yield from _open_rows(connection, row["ref_table"], of_table, seen, tenant_id=tenant_id)
+            of_table.clear()
+    for table, of_table in waiting.items():
+        yield from _open_rows(connection, table, of_table, seen, tenant_id=tenant_id)
 
 
 def _open_rows(

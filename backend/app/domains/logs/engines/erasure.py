@@ -36,22 +36,29 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The rows that an erasure is about, table by table; of `only` these commitments, where given."""
+    """The rows that an erasure is about, table by table; of `only` these commitments, where given.
+
+    Beside named rows, the steps of `steps_of` these runs; of all of them what was last written by `until`.
+    """
 
     reach: Reach | None = None
     rows: Mapping[str, Sequence[Sequence[Any]]] | None = None
     only: frozenset[str] | None = None
+    steps_of: Sequence[str] = ()
+    until: datetime | None = None
 
     def of(self, table: str) -> Reach | None:
         """Return the rows meant of one table; None for none."""
         if self.rows is None:
             return self.reach
-        return Reach(keys=self.rows[table]) if table in self.rows else None
+        if table == STEPS and self.steps_of:
+            return Reach(run_ids=self.steps_of, until=self.until)
+        return Reach(keys=self.rows[table], until=self.until) if table in self.rows else None
 
 
 def scope_of_run(run_id: str) -> Scope:
     """Return the rows that the facts of a run are about, and its steps."""
-    return Scope(Reach(run_id=run_id))
+    return Scope(Reach(run_ids=[run_id]))
 
 
 def scope_of_subject(subject_ref: str) -> Scope:

@@ -10,6 +10,7 @@ from typing import Any
 from app.db.connection import DriverConnection
 from app.db.governed import statement_text
 from app.domains.logs.drivers import leaves as driver
+from app.domains.logs.engines import purge
 from app.domains.logs.errors import run_closed, statement_too_large
 from app.domains.logs.models.ledger import (
     Fact,
@@ -27,7 +28,10 @@ _LONGEST_NUMBER = 19
 
 
 def flush(connection: DriverConnection, facts: Sequence[Fact], *, tenant_id: str, now: datetime) -> None:
-    """Number and insert all facts; refuse with RUN_CLOSED a live fact of a run that has ended."""
+    """Number and insert all facts.
+
+    Refuse with RUN_CLOSED a live fact of a run that has ended, with RUN_PURGED one of a run that is deleted.
+    """
     if not facts or _append_open(connection, facts, tenant_id=tenant_id, now=now):
         return
     numbers: dict[str, tuple[int | None, bool]] = {}
@@ -103,7 +107,10 @@ def _take_numbers(
     if close or any(fact.live_only for fact in facts):
         raise run_closed(run_id)
     last = driver.count_late_facts(connection, tenant_id=tenant_id, run_id=run_id, count=count)
-    return (None, False) if last is None else (last - count + 1, True)
+    if last is None:
+        return None, False
+    purge.refuse_purged(connection, tenant_id=tenant_id, run_id=run_id)
+    return last - count + 1, True
 
 
 def _closure(

@@ -6,6 +6,7 @@ import base64
 
 from app.db.connection import DriverConnection, Row
 from app.domains.logs.drivers import tree as driver
+from app.domains.logs.engines import purge
 from app.domains.logs.engines.sequence import tile_loader
 from app.domains.logs.engines.tiles import (
     WIDTH,
@@ -50,18 +51,18 @@ def read_tile(connection: DriverConnection, head: Row | None, name: TileName, *,
 
 def _entries(connection: DriverConnection, head: Row, name: TileName, *, tenant_id: str) -> bytes:
     first = name.tile_no * WIDTH
-    if first < head["min_index"]:
-        raise entry_pruned()
     rows = driver.list_statements(
         connection, tenant_id=tenant_id, epoch=head["epoch"], first=first, count=name.wanted
     )
     if [row["idx"] for row in rows] != list(range(first, first + name.wanted)):
+        if first < head["min_index"]:
+            raise entry_pruned()
         raise LookupError(f"entries from {first} of {tenant_id} are not all there")
     return entry_bundle([row["statement"] for row in rows])
 
 
 def view_fact(connection: DriverConnection, head: Row | None, *, tenant_id: str, fact_id: str) -> FactView:
-    """Return a fact's statement and where it stands; refuse FACT_NOT_FOUND."""
+    """Return a fact's statement and where it stands; refuse FACT_NOT_FOUND, ENTRY_PRUNED."""
     row = _require_fact(connection, head, tenant_id=tenant_id, fact_id=fact_id)
     index = row["idx"]
     signed_size = 0 if head is None else head["signed_size"]
@@ -78,7 +79,8 @@ def _require_fact(connection: DriverConnection, head: Row | None, *, tenant_id: 
     epoch = 0 if head is None else head["epoch"]
     row = driver.get_entry(connection, tenant_id=tenant_id, epoch=epoch, fact_id=fact_id)
     if row is None:
-        raise fact_not_found()
+        pruned = purge.may_be_pruned(connection, tenant_id=tenant_id, fact_id=fact_id)
+        raise entry_pruned() if pruned else fact_not_found()
     return row
 
 
@@ -92,7 +94,8 @@ def prove_inclusion(
 ) -> InclusionProof:
     """Return the audit path of a fact or index in a signed tree.
 
-    Refuse INVALID_TREE_SIZE, INVALID_INDEX, FACT_NOT_FOUND, and NOT_INTEGRATED for a fact beyond the size.
+    Refuse INVALID_TREE_SIZE, INVALID_INDEX, FACT_NOT_FOUND, ENTRY_PRUNED, and NOT_INTEGRATED for a fact
+    beyond the size. An index has a proof for ever.
     """
     if (query.fact_id is None) == (query.index is None):
         raise one_of_fact_and_index()
