@@ -10,10 +10,13 @@ from typing import Any
 from benchmarks.bundles import WORKS as BUNDLE_WORKS
 from benchmarks.checks import WORKS as CHECK_WORKS
 from benchmarks.controls import WORKS as CONTROL_WORKS
+from benchmarks.lists import WORKS as LIST_WORKS
 from benchmarks.proofs import WORKS as PROOF_WORKS
 from benchmarks.report import Line, print_table
 from benchmarks.repository import WORKS as REPOSITORY_WORKS
+from benchmarks.spans import WORKS as SPAN_WORKS
 from benchmarks.stage import Stage, staged
+from benchmarks.start import WORKS as START_WORKS
 from benchmarks.works import WORKS
 
 
@@ -27,7 +30,17 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     arguments = parser.parse_args()
     with staged() as stage:
-        every = (*WORKS, *CHECK_WORKS, *CONTROL_WORKS, *PROOF_WORKS, *BUNDLE_WORKS, *REPOSITORY_WORKS)
+        every = (
+            *WORKS,
+            *SPAN_WORKS,
+            *CHECK_WORKS,
+            *CONTROL_WORKS,
+            *PROOF_WORKS,
+            *BUNDLE_WORKS,
+            *LIST_WORKS,
+            *REPOSITORY_WORKS,
+            *START_WORKS,
+        )
         works = [work for work in every if arguments.only in work.name]
         lines = [_measure(stage, work, arguments) for work in works]
     if arguments.json:

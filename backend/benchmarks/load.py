@@ -6,16 +6,22 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from benchmarks.processes import processor_seconds
 from benchmarks.report import Round, percentile
 
 Call = Callable[[], int]
 
 
-def load(make_call: Callable[[int], Call], *, clients: int, seconds: float) -> Round:
-    """Call in `clients` threads for `seconds`; a call returns how many units it did, or raises."""
+def load(
+    make_call: Callable[[int], Call], *, clients: int, seconds: float, spent_by: Sequence[int] = ()
+) -> Round:
+    """Call in `clients` threads for `seconds`; a call returns how many units it did, or raises.
+
+    `spent_by` are the processes that do the work, for their processor time of a unit.
+    """
     calls = [make_call(number) for number in range(clients)]
     for call in calls:
         call()
@@ -41,13 +47,19 @@ def load(make_call: Callable[[int], Call], *, clients: int, seconds: float) -> R
     for thread in threads:
         thread.start()
     start.wait()
-    begun = time.perf_counter()
+    begun, used = time.perf_counter(), processor_seconds(spent_by)
     for thread in threads:
         thread.join()
     elapsed = time.perf_counter() - begun
     if failures:
         raise failures[0]
-    return Round(sum(done) / elapsed, percentile(spent, 0.99), percentile(spent, 0.95))
+    used = processor_seconds(spent_by) - used
+    return Round(
+        sum(done) / elapsed,
+        percentile(spent, 0.99),
+        percentile(spent, 0.95),
+        cpu_ms=used * 1000 / max(sum(done), 1),
+    )
 
 
 class Http:

@@ -14,7 +14,7 @@ import psycopg
 
 from benchmarks.load import Call, Http, load
 from benchmarks.report import Round, percentile
-from benchmarks.stage import RUN, TOKEN, Stage
+from benchmarks.stage import RUN, Stage, make_tenant
 
 FACTS = 1000
 LARGE = 10_000_000
@@ -87,12 +87,7 @@ class Inclusion:
 
     def prepare(self, stage: Stage) -> None:
         """Say of a log that it is so large, and forge the tiles under some of its paths."""
-        operator = Http(stage.port, {"Authorization": f"Bearer {TOKEN}"})
-        tenant = {"tenant_id": "large", "name": "large", "plan": "ENTERPRISE"}
-        operator.call("POST", "/api/v1/operator/tenants", tenant)
-        key = {"name": "large", "role": "OWNER", "actor_type": "HUMAN", "actor_id": "bench"}
-        made = json.loads(operator.call("POST", "/api/v1/operator/tenants/large/keys", key))
-        self._headers = {"Authorization": f"Bearer {made['api_key']}"}
+        self._headers = make_tenant(stage.port, "large")
         self._indices = [number * (LARGE // 8) + 77 for number in range(8)]
         with psycopg.connect(stage.dsn, autocommit=True) as connection:
             connection.execute(

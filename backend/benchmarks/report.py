@@ -10,12 +10,16 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One round: how many units a second, how long calls took, its memory; 0 is not told."""
+    """One round: units a second, how long calls took, memory, processor time of a unit; 0 is not told.
+
+    Processor time is that of the server and of PostgreSQL, whose work the client only waits for.
+    """
 
     per_second: float
     p99_ms: float
     p95_ms: float = 0.0
     peak_mb: float = 0.0
+    cpu_ms: float = 0.0
 
 
 def percentile(seconds: Sequence[float], share: float) -> float:
@@ -42,7 +46,9 @@ class Line:
     ours_p95_ms: float
     ours_p99_ms: float
     peak_mb: float
+    cpu_ms: float
     floor_per_second: float
+    floor_cpu_ms: float
     floor_is: str
     ratio: float
     target: str
@@ -59,7 +65,9 @@ class Line:
             ours_p95_ms=round(statistics.median(each.p95_ms for each in ours), 2),
             peak_mb=round(max(each.peak_mb for each in ours)),
             ours_p99_ms=round(statistics.median(each.p99_ms for each in ours), 2),
+            cpu_ms=round(statistics.median(each.cpu_ms for each in ours), 3),
             floor_per_second=round(theirs, 1),
+            floor_cpu_ms=round(statistics.median(each.cpu_ms for each in floors), 3),
             floor_is=work.floor_is,
             ratio=round(mine / theirs, 3) if theirs else 0.0,
             target=work.target,
@@ -72,7 +80,19 @@ class Line:
 
 def print_table(lines: Sequence[Line]) -> None:
     """Print the table and what each floor is."""
-    head = ("work", "unit", "ours/s", "p95 ms", "p99 ms", "MB", "floor/s", "ours/floor", "target")
+    head = (
+        "work",
+        "unit",
+        "ours/s",
+        "p95 ms",
+        "p99 ms",
+        "MB",
+        "cpu ms",
+        "floor/s",
+        "its cpu ms",
+        "ours/floor",
+        "target",
+    )
     rows = [
         (
             line.work,
@@ -81,7 +101,9 @@ def print_table(lines: Sequence[Line]) -> None:
             f"{line.ours_p95_ms:.1f}" if line.ours_p95_ms else "",
             f"{line.ours_p99_ms:.1f}" if line.ours_p99_ms else "",
             f"{line.peak_mb:,.0f}" if line.peak_mb else "",
+            f"{line.cpu_ms:.2f}" if line.cpu_ms else "",
             f"{line.floor_per_second:,.0f}",
+            f"{line.floor_cpu_ms:.2f}" if line.floor_cpu_ms else "",
             f"{line.ratio:.1%}",
             line.target,
         )

@@ -39,6 +39,8 @@ class Stage:
     headers: dict[str, str]
     plane_id: str
     run_id: str
+    pids: tuple[int, ...] = ()
+    """The server and PostgreSQL."""
 
     @property
     def dsn(self) -> str:
@@ -70,8 +72,9 @@ def staged() -> Iterator[Stage]:
             upgrade(url)
             key_file = Path(folder) / "log-key.pem"
             write_new_key(key_file)
-            with _serving(url, key_file) as port:
+            with _serving(url, key_file) as (port, pid):
                 stage = _furnish(url, port)
+                stage.pids = (pid, server.pid or 0)
                 # As autovacuum would have done some minutes later.
                 with psycopg.connect(stage.dsn, autocommit=True) as owner:
                     owner.execute("ANALYZE")
@@ -80,23 +83,36 @@ def staged() -> Iterator[Stage]:
             server.stop()
 
 
-@contextmanager
-def _serving(url: str, key_file: Path) -> Iterator[int]:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    environment = os.environ | {
+        return int(probe.getsockname()[1])
+
+
+def serve_command(port: int) -> list[str]:
+    """Return the command line of one server process."""
+    return [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
+
+
+def server_environment(url: str, key_file: Path) -> dict[str, str]:
+    """Return the environment of a server on this database."""
+    return os.environ | {
         "HOC_DATABASE_URL": url,
         "HOC_OPERATOR_TOKEN": TOKEN,
         "HOC_LOG_KEY_FILE": str(key_file),
         "HOC_RATE_LIMIT_ENABLED": "false",
         "HOC_LOG_LEVEL": "ERROR",
     }
-    command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port)]
-    process = subprocess.Popen(command, env=environment)
+
+
+@contextmanager
+def _serving(url: str, key_file: Path) -> Iterator[tuple[int, int]]:
+    port = free_port()
+    process = subprocess.Popen(serve_command(port), env=server_environment(url, key_file))
     try:
         _await(process, port)
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait(30)
@@ -115,13 +131,18 @@ def _await(process: subprocess.Popen[bytes], port: int) -> None:
     raise RuntimeError("the server was not ready in time")
 
 
-def _furnish(url: str, port: int) -> Stage:
+def make_tenant(port: int, name: str) -> dict[str, str]:
+    """Make a tenant with a key and return the headers of that key."""
     operator = Http(port, {"Authorization": f"Bearer {TOKEN}"})
-    tenant = {"tenant_id": "bench", "name": "bench", "plan": "ENTERPRISE"}
+    tenant = {"tenant_id": name, "name": name, "plan": "ENTERPRISE"}
     operator.call("POST", "/api/v1/operator/tenants", tenant)
-    key = {"name": "bench", "role": "OWNER", "actor_type": "HUMAN", "actor_id": "bench"}
-    made = json.loads(operator.call("POST", "/api/v1/operator/tenants/bench/keys", key))
-    stage = Stage(url, port, "bench", {"Authorization": f"Bearer {made['api_key']}"}, "", "")
+    key = {"name": name, "role": "OWNER", "actor_type": "HUMAN", "actor_id": "bench"}
+    made = json.loads(operator.call("POST", f"/api/v1/operator/tenants/{name}/keys", key))
+    return {"Authorization": f"Bearer {made['api_key']}"}
+
+
+def _furnish(url: str, port: int) -> Stage:
+    stage = Stage(url, port, "bench", make_tenant(port, "bench"), "", "")
     stage.plane_id = _plane(stage)
     stage.run_id = stage.start_run()
     return stage

@@ -104,6 +104,10 @@ class StepBatches:
         """Append one batch and capture its rows."""
         run_id = stage.start_run()
         stage.http().call("POST", f"/api/v1/runs/{run_id}/steps", _steps(0, self.more))
+        self._capture(stage, run_id)
+
+    def _capture(self, stage: Stage, run_id: str) -> None:
+        """Keep the rows of a run, and make an empty table for them."""
         with psycopg.connect(stage.dsn) as connection:
             rows = _all_captured(connection, "aos_trace_steps", "trace_id = %s", f"trace_{run_id}")
             connection.execute("DROP TABLE IF EXISTS bench_steps")
@@ -122,7 +126,7 @@ class StepBatches:
 
             return call
 
-        return load(make, clients=clients, seconds=seconds)
+        return load(make, clients=clients, seconds=seconds, spent_by=stage.pids)
 
     def floor(self, stage: Stage, *, clients: int, seconds: float) -> Round:
         """Insert the captured rows under new trace ids."""
@@ -140,11 +144,11 @@ class StepBatches:
                     connection.execute(
                         statement, [row[column] for row in rows for column in columns], prepare=True
                     )
-                return BATCH
+                return len(self._rows)
 
             return call
 
-        return load(make, clients=clients, seconds=seconds)
+        return load(make, clients=clients, seconds=seconds, spent_by=stage.pids)
 
 
 class ReadById:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from app.kernel.canonical_json import RawJson
 from app.kernel.clock import format_time
+from app.kernel.pages import Page
 
 _LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 _OPTIONS = orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME
@@ -21,7 +22,10 @@ def render(data: Any) -> bytes:
     """Return the JSON text of a result; RawJson inside stands as it is, integers of any size are exact."""
     if isinstance(data, RawJson):
         return data.encode()
-    if isinstance(data, BaseModel):
+    if isinstance(data, Page):
+        # Each item by the serializer of its own model: that of a page of anything looks at every value.
+        data = {"items": data.items, "next_cursor": data.next_cursor}
+    elif isinstance(data, BaseModel):
         data = data.model_dump(mode="python", by_alias=True)
     try:
         return orjson.dumps(data, default=_special, option=_OPTIONS)

@@ -91,6 +91,8 @@ audit_ledger = tenant_table(
     sa.Index("ix_audit_ledger_run", "tenant_id", "run_id", "created_at", "entry_id"),
     sa.Index("ix_audit_ledger_entity", "tenant_id", "entity_type", "entity_id", "created_at", "entry_id"),
     sa.Index("ix_audit_ledger_event", "tenant_id", "event_type", "created_at", "entry_id"),
+    sa.Index("ix_audit_ledger_actor", "tenant_id", "actor_id", "created_at", "entry_id"),
+    sa.Index("ix_audit_ledger_actor_type", "tenant_id", "actor_type", "created_at", "entry_id"),
     primary_key=("entry_id",),
 )
 idempotency_keys = tenant_table(

@@ -16,6 +16,7 @@ from app.db.metadata import (
 from app.db.types import BigInt, CanonicalText, Flag, Timestamp
 from app.domains.retrieval.models import ObservationStatus, Outcome, Reason
 
+_REFUSED = sa.text("outcome <> 'ALLOWED'")
 retrieval_evidence = tenant_table(
     "retrieval_evidence",
     sa.Column("evidence_id", sa.Text, nullable=False),
@@ -70,9 +71,23 @@ retrieval_evidence = tenant_table(
     ),
     sa.CheckConstraint("length(query_hash) = 64", name="query_hash"),
     sa.CheckConstraint("completed_at >= requested_at", name="times"),
-    sa.Index("ix_retrieval_evidence_run", "tenant_id", "run_id", "evidence_id"),
-    sa.Index("ix_retrieval_evidence_plane", "tenant_id", "plane_id", "evidence_id"),
-    sa.Index("ix_retrieval_evidence_query", "tenant_id", "query_hash", "evidence_id"),
+    sa.Index("ix_retrieval_evidence_time", "tenant_id", "requested_at", "evidence_id"),
+    sa.Index("ix_retrieval_evidence_run", "tenant_id", "run_id", "requested_at", "evidence_id"),
+    sa.Index("ix_retrieval_evidence_plane", "tenant_id", "plane_id", "requested_at", "evidence_id"),
+    sa.Index("ix_retrieval_evidence_query", "tenant_id", "query_hash", "requested_at", "evidence_id"),
+    # Nearly every access is allowed, and whoever asks by outcome or reason looks for the others.
+    *(
+        sa.Index(
+            f"ix_retrieval_evidence_{name}",
+            "tenant_id",
+            name,
+            "requested_at",
+            "evidence_id",
+            sqlite_where=_REFUSED,
+            postgresql_where=_REFUSED,
+        )
+        for name in ("outcome", "reason_code")
+    ),
     primary_key=("evidence_id",),
 )
 retrieval_evidence_documents = tenant_table(
@@ -127,6 +142,7 @@ retrieval_observations = tenant_table(
         sqlite_where=sa.text("status = 'MATCHED'"),
         postgresql_where=sa.text("status = 'MATCHED'"),
     ),
+    sa.Index("ix_retrieval_observations_time", "tenant_id", "started_at", "trace_id", "span_id"),
     sa.Index("ix_retrieval_observations_run", "tenant_id", "run_id", "started_at", "trace_id", "span_id"),
     sa.Index("ix_retrieval_observations_status", "tenant_id", "status", "started_at", "trace_id", "span_id"),
     # Maintenance asks for what is ripe.

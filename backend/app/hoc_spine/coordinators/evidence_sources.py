@@ -7,14 +7,13 @@ from typing import Any
 
 import structlog
 
-from app.db.connection import DriverConnection, Row
+from app.db.connection import Row
 from app.domains.activity.engines import evaluation
 from app.domains.controls.engines import breaches
 from app.domains.decisions.engines import decisions
 from app.domains.incidents.engines import run_incidents
 from app.domains.policies.engines import preventions
 from app.domains.retrieval.engines import evidence as retrievals
-from app.domains.retrieval.models import EvidenceView, ListEvidence
 from app.hoc_spine.coordinators.repository_runs import list_run_artifacts
 from app.hoc_spine.coordinators.run_evidence import (
     MAX_ITEMS,
@@ -109,13 +108,6 @@ def _evaluations(ctx: OperationContext, run_id: str) -> SourceRead:
     return SourceRead(items=list(reversed(found)))
 
 
-def _list_retrievals(
-    connection: DriverConnection, *, tenant_id: str, run_id: str, limit: int
-) -> Sequence[EvidenceView]:
-    query = ListEvidence(run_id=run_id)
-    return retrievals.list_page(connection, query, tenant_id=tenant_id, before=None, limit=limit)
-
-
 def _artifacts(ctx: OperationContext, run_id: str) -> SourceRead:
     items, total = list_run_artifacts(ctx, run_id, limit=MAX_ITEMS)
     return SourceRead(items=items, total=total)
@@ -127,6 +119,6 @@ READERS: Mapping[str, Reader] = {
     "limits": _of(breaches.list_run, breaches.count_run, _breach),
     "decisions": _of(decisions.list_run, decisions.count_run, _decision),
     "policy_evaluations": _evaluations,
-    "retrievals": _of(_list_retrievals, retrievals.count_run, lambda view: view),
+    "retrievals": _of(retrievals.list_run, retrievals.count_run, retrievals.view),
     "artifacts": _artifacts,
 }

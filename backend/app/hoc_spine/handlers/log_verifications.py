@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from app.domains.logs.engines import heads, verifications
 from app.domains.logs.errors import invalid_log_state, log_not_sound, verify_running
 from app.domains.logs.models.tree import (
@@ -19,9 +17,8 @@ from app.domains.logs.models.tree import (
 from app.hoc_spine.coordinators.verify_requests import VerifyRequest, VerifyRequests
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import Operation
-from app.kernel.clock import format_time
 from app.kernel.inputs import ListInput
-from app.kernel.pages import Page, page_of, read_cursor
+from app.kernel.pages import Page, newest_first
 
 
 def verify(ctx: OperationContext, _payload: NoLogInput) -> VerificationAccepted:
@@ -53,18 +50,14 @@ def get_integrity(ctx: OperationContext, _payload: NoLogInput) -> LogIntegrity:
 
 def list_verifications(ctx: OperationContext, payload: ListInput) -> Page[VerificationView]:
     """List results, newest first."""
-    binding = f"{ctx.tenant_id}:log.verifications.list"
-    rows = verifications.list_page(
-        ctx.connection,
+    return newest_first(
+        payload,
         tenant_id=ctx.tenant_id,
-        before=read_cursor(payload.cursor, binding, datetime, str),
-        limit=payload.limit + 1,
-    )
-    return page_of(
-        rows,
-        limit=payload.limit,
-        binding=binding,
-        key=lambda row: (format_time(row["finished_at"]), row["verification_id"]),
+        operation="log.verifications.list",
+        columns=("finished_at", "verification_id"),
+        fetch=lambda before, limit: verifications.list_page(
+            ctx.connection, tenant_id=ctx.tenant_id, before=before, limit=limit
+        ),
         view=verifications.view,
     )
 

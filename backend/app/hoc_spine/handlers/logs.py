@@ -206,21 +206,7 @@ def _metadata(
 
 def list_audit(ctx: OperationContext, payload: ListAudit) -> Page[AuditEntry]:
     """Return ledger entries newest first, without their states."""
-    binding = f"{ctx.tenant_id}:logs.audit_list:{payload.model_dump_json(exclude={'limit', 'cursor'})}"
-    found = run_log.list_entries(
-        ctx.connection,
-        payload,
-        tenant_id=ctx.tenant_id,
-        before=read_cursor(payload.cursor, binding, datetime, str),
-        limit=payload.limit + 1,
-    )
-    return page_of(
-        found,
-        limit=payload.limit,
-        binding=binding,
-        key=lambda entry: (entry.created_at, entry.entry_id),
-        view=lambda entry: entry,
-    )
+    return run_log.list_entries(ctx.connection, payload, tenant_id=ctx.tenant_id)
 
 
 def get_audit(ctx: OperationContext, payload: EntryPath) -> AuditEntryDetail:

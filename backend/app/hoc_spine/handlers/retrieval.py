@@ -35,7 +35,7 @@ from app.hoc_spine.operation_context import OperationContext, PrepareContext
 from app.hoc_spine.operation_registry import Operation, Refusal, Settlement
 from app.kernel.canonical_json import dumps
 from app.kernel.errors import HocError
-from app.kernel.pages import Page, encode_cursor, read_cursor
+from app.kernel.pages import Page
 
 ATTEMPTS = Counter("hoc_retrieval_attempts", "Recorded access attempts", ["outcome", "reason"])
 SECONDS = Histogram("hoc_retrieval_seconds", "From asking to the end of reading")
@@ -221,15 +221,7 @@ def explain(ctx: OperationContext, payload: AccessInput) -> ExplainResult:
 
 def list_evidence(ctx: OperationContext, payload: ListEvidence) -> Page[EvidenceView]:
     """Return evidence newest first."""
-    filters = payload.model_dump_json(exclude={"limit", "cursor"})
-    binding = f"{ctx.tenant_id}:retrieval.evidence.list:{filters}"
-    (before,) = read_cursor(payload.cursor, binding, str) or (None,)
-    found = engine.list_page(
-        ctx.connection, payload, tenant_id=ctx.tenant_id, before=before, limit=payload.limit + 1
-    )
-    shown = found[: payload.limit]
-    more = encode_cursor(binding, [shown[-1].evidence_id]) if len(found) > payload.limit else None
-    return Page(items=shown, next_cursor=more)
+    return engine.list_page(ctx.connection, payload, tenant_id=ctx.tenant_id)
 
 
 def get_evidence(ctx: OperationContext, payload: EvidencePath) -> EvidenceView:

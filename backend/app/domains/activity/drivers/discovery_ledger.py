@@ -88,10 +88,7 @@ def list_signals(
     if after is not None:
         count, at, last = after
         statement = statement.where(
-            sa.or_(
-                ledger.c.seen_count < count,
-                sa.and_(ledger.c.seen_count == count, ledger.c.last_seen_at < at),
-                sa.and_(ledger.c.seen_count == count, ledger.c.last_seen_at == at, signal_id < last),
-            )
+            sa.tuple_(ledger.c.seen_count, ledger.c.last_seen_at, signal_id)
+            < sa.tuple_(count, sa.literal(at, ledger.c.last_seen_at.type), last)
         )
     return connection.execute(statement).mappings().all()

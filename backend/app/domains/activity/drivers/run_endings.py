@@ -73,7 +73,7 @@ def list_ended(
     if after is not None:
         at, last = after
         statement = statement.where(
-            sa.or_(runs.c.completed_at > at, sa.and_(runs.c.completed_at == at, run_id > last))
+            sa.tuple_(runs.c.completed_at, run_id) > sa.tuple_(sa.literal(at, runs.c.completed_at.type), last)
         )
     return connection.execute(statement).mappings().all()
 

@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import among, bytewise
 from app.db.hot import HotStatement
+from app.db.newest import newest
 from app.domains.decisions.tables import decision_links, decision_records
 
 _COLUMNS = tuple(column for column in decision_records.columns if column.name not in ("tenant_id", "fact_id"))
@@ -74,30 +75,17 @@ def list_records(
     limit: int,
 ) -> Sequence[Row]:
     """Return records newest first that equal these values; `linked_to` keeps those linked to that run."""
-    decision_id = bytewise(connection, decision_records.c.decision_id)
-    statement = (
-        sa.select(*_COLUMNS)
-        .where(decision_records.c.tenant_id == tenant_id)
-        .order_by(decision_records.c.decided_at.desc(), decision_id.desc())
-        .limit(limit)
-    )
+    decided_at = decision_records.c.decided_at
+    statement = sa.select(*_COLUMNS).where(decision_records.c.tenant_id == tenant_id)
     parameters = {}
-    for name, value in equal.items():
-        statement = statement.where(decision_records.c[name] == value)
     if linked_to is not None:
         statement = statement.where(decision_records.c.decision_id.in_(_LINKED))
         parameters = {"tenant": tenant_id, "run": linked_to}
     if since is not None:
-        statement = statement.where(decision_records.c.decided_at >= since)
-    if before is not None:
-        at, last = before
-        statement = statement.where(
-            sa.or_(
-                decision_records.c.decided_at < at,
-                sa.and_(decision_records.c.decided_at == at, decision_id < last),
-            )
-        )
-    return connection.execute(statement, parameters).mappings().all()
+        statement = statement.where(decided_at >= since)
+    decision_id = bytewise(connection, decision_records.c.decision_id)
+    page = newest(statement, decided_at, decision_id, equal=equal, before=before, limit=limit)
+    return connection.execute(page, parameters).mappings().all()
 
 
 def count_run(connection: DriverConnection, *, tenant_id: str, run_id: str) -> int:

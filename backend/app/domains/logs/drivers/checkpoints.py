@@ -69,13 +69,8 @@ def list_checkpoints(
         .limit(limit)
     )
     if before is not None:
-        epoch, size = before
-        statement = statement.where(
-            sa.or_(
-                log_checkpoints.c.epoch < epoch,
-                sa.and_(log_checkpoints.c.epoch == epoch, log_checkpoints.c.size < size),
-            )
-        )
+        newest = sa.tuple_(log_checkpoints.c.epoch, log_checkpoints.c.size)
+        statement = statement.where(newest < sa.tuple_(*before))
     return connection.execute(statement).mappings().all()
 
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import bytewise
+from app.db.newest import newest
 from app.domains.logs.tables import erasures, legal_holds
 
 _E, _H = erasures.c, legal_holds.c
@@ -30,21 +31,11 @@ def list_erasures(
     limit: int,
 ) -> Sequence[Row]:
     """Return erasures, newest first; of one run if asked."""
-    name = bytewise(connection, _E.erasure_id)
-    statement = (
-        sa.select(*(column for column in erasures.columns if column.name != "tenant_id"))
-        .where(_E.tenant_id == tenant_id)
-        .order_by(_E.created_at.desc(), name.desc())
-        .limit(limit)
-    )
-    if run_id is not None:
-        statement = statement.where(_E.run_id == run_id)
-    if before is not None:
-        at, erasure_id = before
-        statement = statement.where(
-            sa.or_(_E.created_at < at, sa.and_(_E.created_at == at, name < erasure_id))
-        )
-    return connection.execute(statement).mappings().all()
+    columns = (column for column in erasures.columns if column.name != "tenant_id")
+    statement = sa.select(*columns).where(_E.tenant_id == tenant_id)
+    name, equal = bytewise(connection, _E.erasure_id), {"run_id": run_id}
+    page = newest(statement, _E.created_at, name, equal=equal, before=before, limit=limit)
+    return connection.execute(page).mappings().all()
 
 
 def insert_hold(connection: DriverConnection, row: Mapping[str, Any], *, tenant_id: str) -> None:
@@ -86,16 +77,9 @@ def list_holds(
     limit: int,
 ) -> Sequence[Row]:
     """Return holds, newest first; the released ones or the others if asked."""
-    name = bytewise(connection, _H.hold_id)
-    statement = (
-        sa.select(*_HOLD)
-        .where(_H.tenant_id == tenant_id)
-        .order_by(_H.placed_at.desc(), name.desc())
-        .limit(limit)
-    )
+    statement = sa.select(*_HOLD).where(_H.tenant_id == tenant_id)
     if released is not None:
         statement = statement.where(_H.released_at.is_not(None) if released else _H.released_at.is_(None))
-    if before is not None:
-        at, hold_id = before
-        statement = statement.where(sa.or_(_H.placed_at < at, sa.and_(_H.placed_at == at, name < hold_id)))
-    return connection.execute(statement).mappings().all()
+    name = bytewise(connection, _H.hold_id)
+    page = newest(statement, _H.placed_at, name, equal={}, before=before, limit=limit)
+    return connection.execute(page).mappings().all()

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import bytewise
+from app.db.newest import newest
 from app.domains.logs.tables import audit_ledger
 
 
@@ -37,6 +38,7 @@ def list_run_entries(
     limit: int,
 ) -> Sequence[Row]:
     """Return a run's entries of these entity types with their after_state, oldest first."""
+    entry_id = bytewise(connection, audit_ledger.c.entry_id)
     statement = (
         sa.select(*_COLUMNS, audit_ledger.c.after_state)
         .where(
@@ -44,11 +46,14 @@ def list_run_entries(
             audit_ledger.c.run_id == run_id,
             audit_ledger.c.entity_type.in_(entity_types),
         )
-        .order_by(audit_ledger.c.created_at, bytewise(connection, audit_ledger.c.entry_id))
+        .order_by(audit_ledger.c.created_at, entry_id)
         .limit(limit)
     )
     if after is not None:
-        statement = statement.where(_beyond(connection, after, newer=True))
+        statement = statement.where(
+            sa.tuple_(audit_ledger.c.created_at, entry_id)
+            > sa.tuple_(sa.literal(after[0], audit_ledger.c.created_at.type), after[1])
+        )
     return connection.execute(statement).mappings().all()
 
 
@@ -79,21 +84,15 @@ def list_entries(
     limit: int,
 ) -> Sequence[Row]:
     """Return entries newest first, without their states."""
-    statement = (
-        sa.select(*_COLUMNS)
-        .where(audit_ledger.c.tenant_id == tenant_id)
-        .order_by(audit_ledger.c.created_at.desc(), bytewise(connection, audit_ledger.c.entry_id).desc())
-        .limit(limit)
-    )
-    for name, value in equal.items():
-        statement = statement.where(audit_ledger.c[name] == value)
+    created_at = audit_ledger.c.created_at
+    statement = sa.select(*_COLUMNS).where(audit_ledger.c.tenant_id == tenant_id)
     if created_after is not None:
-        statement = statement.where(audit_ledger.c.created_at >= created_after)
+        statement = statement.where(created_at >= created_after)
     if created_before is not None:
-        statement = statement.where(audit_ledger.c.created_at < created_before)
-    if before is not None:
-        statement = statement.where(_beyond(connection, before, newer=False))
-    return connection.execute(statement).mappings().all()
+        statement = statement.where(created_at < created_before)
+    entry_id = bytewise(connection, audit_ledger.c.entry_id)
+    page = newest(statement, created_at, entry_id, equal=equal, before=before, limit=limit)
+    return connection.execute(page).mappings().all()
 
 
 def get_entry(connection: DriverConnection, *, tenant_id: str, entry_id: str) -> Row | None:
@@ -102,15 +101,3 @@ def get_entry(connection: DriverConnection, *, tenant_id: str, entry_id: str) ->
         audit_ledger.c.tenant_id == tenant_id, audit_ledger.c.entry_id == entry_id
     )
     return connection.execute(statement).mappings().one_or_none()
-
-
-def _beyond(
-    connection: DriverConnection, key: tuple[datetime, str], *, newer: bool
-) -> sa.ColumnElement[bool]:
-    at, entry_id = key
-    name = bytewise(connection, audit_ledger.c.entry_id)
-    if newer:
-        return sa.or_(
-            audit_ledger.c.created_at > at, sa.and_(audit_ledger.c.created_at == at, name > entry_id)
-        )
-    return sa.or_(audit_ledger.c.created_at < at, sa.and_(audit_ledger.c.created_at == at, name < entry_id))

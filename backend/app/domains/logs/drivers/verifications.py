@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from app.db.connection import DriverConnection, Row
 from app.db.dialect import bytewise
+from app.db.newest import newest
 from app.db.types import as_stored
 from app.domains.logs.tables import log_entries, log_heads, log_leaves, log_verifications
 
@@ -68,19 +69,10 @@ def list_results(
     connection: DriverConnection, *, tenant_id: str, before: tuple[datetime, str] | None, limit: int
 ) -> Sequence[Row]:
     """Return results, newest first."""
+    statement = sa.select(*_COLUMNS).where(_V.tenant_id == tenant_id)
     name = bytewise(connection, _V.verification_id)
-    statement = (
-        sa.select(*_COLUMNS)
-        .where(_V.tenant_id == tenant_id)
-        .order_by(_V.finished_at.desc(), name.desc())
-        .limit(limit)
-    )
-    if before is not None:
-        at, verification_id = before
-        statement = statement.where(
-            sa.or_(_V.finished_at < at, sa.and_(_V.finished_at == at, name < verification_id))
-        )
-    return connection.execute(statement).mappings().all()
+    page = newest(statement, _V.finished_at, name, equal={}, before=before, limit=limit)
+    return connection.execute(page).mappings().all()
 
 
 def get_newest(

@@ -18,6 +18,7 @@ from app.domains.logs.models.ledger import (
     ListAudit,
 )
 from app.kernel.canonical_json import loads
+from app.kernel.pages import Page, newest_first
 
 
 def list_events(
@@ -78,26 +79,25 @@ def _event(row: Row) -> GovernanceEvent:
     )
 
 
-def list_entries(
-    connection: DriverConnection,
-    query: ListAudit,
-    *,
-    tenant_id: str,
-    before: tuple[datetime, str] | None,
-    limit: int,
-) -> Sequence[AuditEntry]:
-    """Return ledger entries newest first, without their states."""
+def list_entries(connection: DriverConnection, query: ListAudit, *, tenant_id: str) -> Page[AuditEntry]:
+    """Return one page of ledger entries, newest first, without their states."""
     names = {"event_type", "entity_type", "entity_id", "actor_type", "actor_id", "run_id"}
-    rows = driver.list_entries(
-        connection,
+    return newest_first(
+        query,
         tenant_id=tenant_id,
-        equal=query.model_dump(include=names, exclude_none=True),
-        created_after=query.created_after,
-        created_before=query.created_before,
-        before=before,
-        limit=limit,
+        operation="logs.audit_list",
+        columns=("created_at", "entry_id"),
+        fetch=lambda before, limit: driver.list_entries(
+            connection,
+            tenant_id=tenant_id,
+            equal=query.model_dump(include=names),
+            created_after=query.created_after,
+            created_before=query.created_before,
+            before=before,
+            limit=limit,
+        ),
+        view=lambda row: AuditEntry.model_validate(_members(row)),
     )
-    return [AuditEntry.model_validate(_members(row)) for row in rows]
 
 
 def get_entry(connection: DriverConnection, *, tenant_id: str, entry_id: str) -> AuditEntryDetail:

@@ -10,8 +10,9 @@ from app.db.connection import DriverConnection, Row
 from app.domains.retrieval.drivers import evidence as driver
 from app.domains.retrieval.engines.access import Attempt
 from app.domains.retrieval.errors import evidence_not_found
-from app.domains.retrieval.models import AccessInput, EvidenceView, ListEvidence, Outcome
+from app.domains.retrieval.models import AccessInput, EvidenceView, ListEvidence, Outcome, Reason
 from app.kernel.canonical_json import dumps, loads
+from app.kernel.pages import Page, newest_first
 
 
 def build(
@@ -112,23 +113,35 @@ def get(connection: DriverConnection, *, tenant_id: str, evidence_id: str) -> Ev
     return view(row)
 
 
-def list_page(
-    connection: DriverConnection, query: ListEvidence, *, tenant_id: str, before: str | None, limit: int
-) -> list[EvidenceView]:
+def list_page(connection: DriverConnection, query: ListEvidence, *, tenant_id: str) -> Page[EvidenceView]:
     """Return evidence newest first."""
     equal = query.model_dump(
-        include={"run_id", "plane_id", "outcome", "reason_code", "query_hash"}, exclude_none=True, mode="json"
+        include={"run_id", "plane_id", "outcome", "reason_code", "query_hash"}, mode="json"
     )
-    rows = driver.list_evidence(
-        connection,
+    # What was allowed is OK, and nothing else is.
+    refused = query.outcome not in (None, Outcome.ALLOWED) or query.reason_code not in (None, Reason.OK)
+    return newest_first(
+        query,
         tenant_id=tenant_id,
-        equal=equal,
-        since=query.from_,
-        until=query.to,
-        before=before,
-        limit=limit,
+        operation="retrieval.evidence.list",
+        columns=("requested_at", "evidence_id"),
+        fetch=lambda before, limit: driver.list_evidence(
+            connection,
+            tenant_id=tenant_id,
+            equal=equal,
+            since=query.from_,
+            until=query.to,
+            refused=refused,
+            before=before,
+            limit=limit,
+        ),
+        view=view,
     )
-    return [view(row) for row in rows]
+
+
+def list_run(connection: DriverConnection, *, tenant_id: str, run_id: str, limit: int) -> Sequence[Row]:
+    """Return a run's newest evidence."""
+    return driver.list_evidence(connection, tenant_id=tenant_id, equal={"run_id": run_id}, limit=limit)
 
 
 def list_readers(
