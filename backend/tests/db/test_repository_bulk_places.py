@@ -56,5 +56,7 @@ def test_the_look_up_of_names_reads_no_table_from_end_to_end(spine: Spine, tenan
         assert _create(tenant, tuple(f"note {number}" for number in range(500))).error_code is None
     finally:
         sa.event.remove(spine.transactions.engine, "before_cursor_execute", explain)
-    assert any("uq_artifacts_live_name" in line for line in plans)
+    # Which of its indexes PostgreSQL takes for a few rows depends on what it knows of all tenants.
+    index = "uq_artifacts_live_name" if spine.transactions.dialect_name == "sqlite" else "Index"
+    assert any(index in line for line in plans)
     assert not [line for line in plans if re.search(r"SCAN (artifact|blob)|Seq Scan|CONSTANT ROWS", line)]

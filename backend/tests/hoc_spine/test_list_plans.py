@@ -147,7 +147,7 @@ def _explained(spine: Spine, table: str) -> Iterator[list[str]]:
         if f"FROM {table}" not in statement:
             return
         if connection.dialect.name == "postgresql":
-            for kind in ("seqscan", "bitmapscan", "sort"):
+            for kind in ("seqscan", "bitmapscan", "sort", "incremental_sort"):
                 cursor.execute(f"SET LOCAL enable_{kind} = off")
             lines = [row[0] for row in cursor.execute(f"EXPLAIN {statement}", given)]
         else:
