@@ -6,7 +6,7 @@ from app.domains.logs.engines import erasure
 from app.domains.logs.models.erasure import EraseEvidence, ErasureView, EvidenceErased, ListErasures
 from app.hoc_spine.coordinators.erasure import ERASED, erase_values
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.pages import Page, newest_first
 from app.kernel.redaction import redact_text
 
@@ -42,16 +42,8 @@ def list_erasures(ctx: OperationContext, query: ListErasures) -> Page[ErasureVie
     )
 
 
+declare = OperationsOf("logs")
 OPERATIONS = (
-    Operation(
-        "evidence.erase",
-        "logs",
-        "write",
-        "logs:admin",
-        EraseEvidence,
-        EvidenceErased,
-        erase,
-        creates=True,
-    ),
-    Operation(LIST, "logs", "read", "logs:admin", ListErasures, Page[ErasureView], list_erasures),
+    declare.write("evidence.erase", EraseEvidence, EvidenceErased, erase, verb="admin", creates=True),
+    declare.read(LIST, ListErasures, Page[ErasureView], list_erasures, verb="admin"),
 )

@@ -17,7 +17,7 @@ from app.domains.logs.models.erasure import (
 from app.domains.repository.engines import operation_runs
 from app.hoc_spine.coordinators.legal_holds import lock_holds
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import OperationsOf
 from app.kernel.pages import Page, newest_first
 from app.kernel.redaction import redact_text
 
@@ -95,17 +95,9 @@ def release(ctx: OperationContext, request: ReleaseHold) -> HoldView:
     return engine.view(after)
 
 
+declare = OperationsOf("logs")
 OPERATIONS = (
-    Operation(
-        "evidence.holds.place",
-        "logs",
-        "write",
-        "logs:admin",
-        PlaceHold,
-        HoldView,
-        place,
-        creates=True,
-    ),
-    Operation(LIST, "logs", "read", "logs:admin", ListHolds, Page[HoldView], list_holds),
-    Operation("evidence.holds.release", "logs", "write", "logs:admin", ReleaseHold, HoldView, release),
+    declare.write("evidence.holds.place", PlaceHold, HoldView, place, verb="admin", creates=True),
+    declare.read(LIST, ListHolds, Page[HoldView], list_holds, verb="admin"),
+    declare.write("evidence.holds.release", ReleaseHold, HoldView, release, verb="admin"),
 )

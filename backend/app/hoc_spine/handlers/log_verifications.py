@@ -16,7 +16,7 @@ from app.domains.logs.models.tree import (
 )
 from app.hoc_spine.coordinators.verify_requests import VerifyRequest, VerifyRequests
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.inputs import ListInput
 from app.kernel.pages import Page, newest_first
 
@@ -89,28 +89,12 @@ def resume(ctx: OperationContext, payload: ResumeLog) -> LogResumed:
     return resumed
 
 
+declare = OperationsOf("logs")
 OPERATIONS = (
     Operation("ops.log.resume", "logs", "write", None, ResumeLog, LogResumed, resume, door="operator"),
-    Operation(
-        "log.verify",
-        "logs",
-        "write",
-        "logs:write",
-        NoLogInput,
-        VerificationAccepted,
-        verify,
-        no_audit="the result's own row is the record",
+    declare.write(
+        "log.verify", NoLogInput, VerificationAccepted, verify, no_audit="the result's own row is the record"
     ),
-    Operation(
-        "log.integrity", "logs", "read", "logs:read", NoLogInput, LogIntegrity, get_integrity, snapshot=True
-    ),
-    Operation(
-        "log.verifications.list",
-        "logs",
-        "read",
-        "logs:read",
-        ListInput,
-        Page[VerificationView],
-        list_verifications,
-    ),
+    declare.read("log.integrity", NoLogInput, LogIntegrity, get_integrity, snapshot=True),
+    declare.read("log.verifications.list", ListInput, Page[VerificationView], list_verifications),
 )

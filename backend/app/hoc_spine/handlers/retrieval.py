@@ -32,7 +32,7 @@ from app.domains.retrieval.models import (
 )
 from app.hoc_spine.coordinators import retrieval_access as coordinator
 from app.hoc_spine.operation_context import OperationContext, PrepareContext
-from app.hoc_spine.operation_registry import Operation, Refusal, Settlement
+from app.hoc_spine.operation_registry import Operation, OperationsOf, Refusal, Settlement
 from app.kernel.canonical_json import dumps
 from app.kernel.errors import HocError
 from app.kernel.pages import Page
@@ -229,12 +229,10 @@ def get_evidence(ctx: OperationContext, payload: EvidencePath) -> EvidenceView:
     return engine.get(ctx.connection, tenant_id=ctx.tenant_id, evidence_id=payload.evidence_id)
 
 
+declare = OperationsOf("retrieval")
 OPERATIONS = (
-    Operation(
+    declare.write(
         "retrieval.access",
-        "retrieval",
-        "write",
-        "retrieval:write",
         AccessInput,
         AccessResult,
         access,
@@ -255,25 +253,7 @@ OPERATIONS = (
         door="worker",
         no_audit="the evidence row is the record of the attempt",
     ),
-    Operation(
-        "retrieval.explain", "retrieval", "read", "retrieval:write", AccessInput, ExplainResult, explain
-    ),
-    Operation(
-        "retrieval.evidence.list",
-        "retrieval",
-        "read",
-        "retrieval:read",
-        ListEvidence,
-        Page[EvidenceView],
-        list_evidence,
-    ),
-    Operation(
-        "retrieval.evidence.get",
-        "retrieval",
-        "read",
-        "retrieval:read",
-        EvidencePath,
-        EvidenceView,
-        get_evidence,
-    ),
+    declare.read("retrieval.explain", AccessInput, ExplainResult, explain, verb="write"),
+    declare.read("retrieval.evidence.list", ListEvidence, Page[EvidenceView], list_evidence),
+    declare.read("retrieval.evidence.get", EvidencePath, EvidenceView, get_evidence),
 )
