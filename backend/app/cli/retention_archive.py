@@ -10,6 +10,7 @@ from app.cli.options import AsJson, TenantId
 from app.cli.output import fail, show
 from app.cli.session import Session, operate
 from app.hoc_spine.coordinators.retention_archive import publish
+from app.hoc_spine.sequencer import SYSTEM_TENANT
 from app.kernel.errors import HocError
 
 
@@ -51,4 +52,6 @@ def archive(
             with suppress(OSError):
                 Path(written.archive.path).unlink()
         recorded = session.unwrap(done)
+        if tenant_id != SYSTEM_TENANT:
+            session.call("log.note_archive", written.archive, tenant_id=SYSTEM_TENANT)
     show(recorded.model_dump(mode="json"), as_json=as_json)

@@ -197,6 +197,7 @@ def test_what_does_not_fit_is_refused_and_recorded_nowhere(world: LogWorld) -> N
     for operation, payload in (
         ("log.rotate_key", {"public_key": "00", "reason": "x"}),
         ("log.note_epoch", {"old_origin": "a", "new_origin": "b", "reason": "x"}),
+        ("log.note_archive", {"archive_id": "a", "epoch": 1, "path": "x"}),
         ("ops.log.open_epoch", {"reason": " "}),
     ):
         assert world.spine.dispatch(operation, context, payload).error_code == "INVALID_INPUT"

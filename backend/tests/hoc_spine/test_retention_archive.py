@@ -138,9 +138,14 @@ def test_an_archive_holds_what_goes_and_is_recorded_with_a_fact_and_an_entry(
         )
         leaf = "SELECT type, ref_table, statement FROM log_leaves WHERE tenant_id = :t AND fact_id = :f"
         (fact,) = log.rows(connection, leaf, f=row["fact_id"])
+        repeated = "SELECT statement FROM log_leaves WHERE tenant_id = '_system' AND type = 'log.archived'"
+        noted = [json.loads(text) for text in connection.execute(sa.text(repeated)).scalars()]
     assert (fact["type"], fact["ref_table"]) == ("log.archived", "log_archives")
     body = json.loads(fact["statement"])["body"]
     assert (body["sha256"], body["counts"], body["to_idx"]) == (said["sha256"], said["counts"], plan["cut"])
+    assert [(other["table"], other["body"]) for other in noted if other["body"]["path"] == said["path"]] == [
+        (None, body)
+    ]
     (entry, *_) = log.tenant.call("logs.audit_list", {"event_type": "EvidenceArchived"}).items
     assert (entry.entity_type, entry.entity_id) == ("EVIDENCE", said["archive_id"])
     assert Path(said["path"]).stat().st_mode & 0o777 == 0o600

@@ -355,14 +355,18 @@ def test_checkpoints_are_what_the_c2sp_text_says() -> None:
 # --- an exported log ----------------------------------------------------------------------------------
 
 
-def write_log(folder: Path, count: int, *, archived: dict[str, Any] | None = None) -> list[bytes]:
+def write_log(
+    folder: Path, count: int, *, archived: dict[str, Any] | None = None, table: str | None = "log_archives"
+) -> list[bytes]:
     """Write a log of so many entries in the layout of tlog-tiles, by the product's own tiles.
 
     Its last entry but one may say how far the log was archived.
     """
     entries = [dumps({"tenant": "t", "fact": f"f{number}"}) for number in range(count)]
     if archived is not None:
-        entries[-2] = dumps({"tenant": "t", "fact": "a", "type": "log.archived", "body": archived})
+        entries[-2] = dumps(
+            {"tenant": "t", "fact": "a", "type": "log.archived", "table": table, "body": archived}
+        )
     hashes = [merkle.leaf(entry.encode()) for entry in entries]
     growth = tiles.grow(0, {}, hashes)
     for tile, data in growth.tiles.items():
@@ -410,18 +414,21 @@ def test_each_altered_file_of_an_exported_log_is_found(tmp_path: Path) -> None:
 
 
 def test_entries_may_be_missing_where_the_log_says_that_it_was_archived(tmp_path: Path) -> None:
-    whole, other, epoch = (tmp_path / name for name in ("whole", "other", "epoch"))
+    whole, other, epoch, system = (tmp_path / name for name in ("whole", "other", "epoch", "system"))
     write_log(whole, 600, archived={"epoch": 1, "to_idx": 256})
     (whole / "tile" / "entries" / "000").unlink()
     report = check_log(whole, strict=True)
     assert (report.verdict, report.figures["facts"]) == ("VERIFIED", 600), report.failures
     assert report.warnings == ["256 entries below 256 are archived and not here; the tree has their hashes"]
-    # Beyond what was archived nothing may be missing, nor of another epoch's indices, nor without its tile.
+    # Beyond what was archived nothing may be missing, nor of another epoch's or log's, nor without its tile.
     (whole / "tile" / "entries" / "001").unlink()
     assert check_log(whole).codes == {"LINE_COUNT"}
     write_log(epoch, 600, archived={"epoch": 2, "to_idx": 256})
     (epoch / "tile" / "entries" / "000").unlink()
     assert check_log(epoch).codes == {"LINE_COUNT"}
+    write_log(system, 600, archived={"epoch": 1, "to_idx": 256}, table=None)
+    (system / "tile" / "entries" / "000").unlink()
+    assert check_log(system).codes == {"LINE_COUNT"}
     write_log(other, 600, archived={"epoch": 1, "to_idx": 512})
     for level in ("entries", "0"):
         (other / "tile" / level / "000").unlink()

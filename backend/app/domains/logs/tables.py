@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from app.db.governed import exempt, govern, log_fact
+from app.db.governed import GOVERNED, exempt, govern, log_fact
 from app.db.metadata import (
     enum_check,
     fact_id_column,
@@ -321,6 +321,8 @@ govern(erasures, "APPEND", types=("erasure",), json_columns=("commitments",))
 govern(legal_holds, "AUDITED")
 govern(tenant_retention, "AUDITED", entity="RETENTION")
 govern(log_archives, "APPEND", types=("log.archived",), json_columns=("counts",))
+# Repeated in the log of the system, which has no such row.
+log_fact("log.archived", GOVERNED["log_archives"].hashed)
 exempt(log_leaves, "the log itself")
 exempt(log_pending, "queue of the sequencer; ids only")
 exempt(run_fact_counters, "numbers the facts; the closing count stands in run.completed")

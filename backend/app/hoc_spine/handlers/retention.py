@@ -15,12 +15,13 @@ from app.domains.logs.models.archives import (
     SetRetention,
     WriteArchive,
 )
+from app.domains.logs.models.tree import LogNoted
 from app.hoc_spine.coordinators import retention_archive
 from app.hoc_spine.coordinators.log_files import LogFiles
 from app.hoc_spine.coordinators.retention_plan import make_plan
 from app.hoc_spine.coordinators.retention_values import LAST_RUN, erase_over_age
 from app.hoc_spine.operation_context import OperationContext
-from app.hoc_spine.operation_registry import Operation
+from app.hoc_spine.operation_registry import Operation, OperationsOf
 from app.kernel.inputs import ListInput
 from app.kernel.pages import Page, newest_first
 
@@ -72,6 +73,11 @@ def record_archive(ctx: OperationContext, archive: Archive) -> ArchiveView:
     return archives.view({**row, "purged_at": None})
 
 
+def note_archive(ctx: OperationContext, archive: Archive) -> LogNoted:
+    """Repeat in the log of the system what was archived of another log."""
+    return LogNoted(fact_id=ctx.facts.add_log("log.archived", archives.stated(archive, now=ctx.now)))
+
+
 def list_archives(ctx: OperationContext, query: ListInput) -> Page[ArchiveView]:
     """Return archives, newest first."""
     return newest_first(
@@ -94,6 +100,7 @@ def erase_values(ctx: OperationContext, _payload: NoRetentionInput) -> ErasedByA
     return done
 
 
+declare = OperationsOf("logs")
 OPERATIONS = (
     Operation(
         "ops.retention.set",
@@ -136,7 +143,18 @@ OPERATIONS = (
         record_archive,
         door="operator",
     ),
-    Operation(LIST, "logs", "read", "logs:read", ListInput, Page[ArchiveView], list_archives),
+    Operation(
+        "log.note_archive",
+        "logs",
+        "write",
+        None,
+        Archive,
+        LogNoted,
+        note_archive,
+        door="worker",
+        no_audit="the entry of the archive itself is in the ledger of its tenant",
+    ),
+    declare.read(LIST, ListInput, Page[ArchiveView], list_archives),
     Operation(
         "evidence.erase_over_age",
         "logs",

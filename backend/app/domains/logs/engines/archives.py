@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from app.db.connection import DriverConnection, Row
-from app.db.governed import row_image
+from app.db.governed import GOVERNED, body_of, row_image
 from app.domains.logs.drivers import archives as driver
 from app.domains.logs.drivers import retention_settings as settings_driver
 from app.domains.logs.errors import retention_below_floor
@@ -19,6 +19,11 @@ from app.kernel.canonical_json import dumps, loads
 def record(archive: Archive, *, now: datetime) -> dict[str, Any]:
     """Return the row of an archive."""
     return {**archive.model_dump(), "counts": dumps(archive.counts.model_dump()), "created_at": now}
+
+
+def stated(archive: Archive, *, now: datetime) -> dict[str, Any]:
+    """Return what a fact without a row says of an archive: what the fact of its row says."""
+    return body_of(GOVERNED["log_archives"], record(archive, now=now))
 
 
 def insert(connection: DriverConnection, row: Row, *, tenant_id: str) -> None:
