@@ -173,6 +173,9 @@ def half_way(log: AgedWorld) -> None:
 def purged(past: Past, dialect: Dialect) -> Past:
     """The history after a purge that died many times: on SQLite between any two statements of its slices."""
     log = past.log
+    # Another process may have run the test that archives.
+    if not log.tenant.call("log.archives.list").items:
+        log.archive(past.folder)
     step, middle = (1, 25) if dialect == "sqlite" else (3, 9)
     deaths, after, tried = 0, 1, set()
     while (seen := purge_dying(log, after=after)) is not None:
