@@ -94,7 +94,6 @@ from app.hoc_spine.handlers import (
     traces,
     usage,
 )
-from app.hoc_spine.log_verifier import LogVerifierLoop
 from app.hoc_spine.log_watch import LogWatch
 from app.hoc_spine.maintenance import MaintenanceLoop
 from app.hoc_spine.operation_registry import OperationRegistry
@@ -103,6 +102,7 @@ from app.hoc_spine.run_governance_facade import wire_run_governance_facade
 from app.hoc_spine.sequencer import LogSequencer, LogSequencerLoop
 from app.hoc_spine.spine import Spine
 from app.hoc_spine.transactions import Transactions
+from app.hoc_spine.verifier_loop import LogVerifierLoop
 from app.hoc_spine.worker import PlaneWorkers
 from app.kernel.clock import Clock, SystemClock
 from app.kernel.context import Actor, RequestContext

@@ -26,7 +26,6 @@ from app.hoc_spine.coordinators.log_memory import Memory
 from app.hoc_spine.coordinators.log_results import Log
 from app.hoc_spine.coordinators.log_verification import SLICE, Outside, Report, Standing
 from app.hoc_spine.coordinators.recounts import recount_whole
-from app.hoc_spine.coordinators.verify_requests import VerifyRequest, VerifyRequests
 from app.hoc_spine.spine import Spine
 from app.kernel.canonical_json import dumps
 from app.kernel.context import Actor, RequestContext
@@ -37,7 +36,6 @@ ACTOR: Final = Actor("SYSTEM", "log-verifier")
 INCIDENT: Final = "incidents.open_integrity"
 SYSTEM_TENANT: Final = "_system"
 ROLE: Final = "hoc_maintenance"
-STOP_SECONDS: Final = 10.0
 LEASE_MARGIN_SECONDS: Final = 60
 # Some recounts read all rows of a tenant, however few facts have made them.
 WHOLE_EVERY: Final = timedelta(days=1)
@@ -387,62 +385,3 @@ class LogVerifier:
 
     def _now(self) -> datetime:
         return self._spine.services.clock.now()
-
-
-class LogVerifierLoop:
-    """The thread of a server process that does a round each HOC_VERIFY_INTERVAL_SECONDS, requests at once."""
-
-    def __init__(self, spine: Spine) -> None:
-        self._verifier = LogVerifier(spine)
-        self._requests: VerifyRequests = spine.services.caches["verify_requests"]
-        self._interval = spine.services.settings.verify_interval_seconds
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="hoc-log-verifier", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread; its first round comes after one interval."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop after the slice at hand."""
-        self._stopping.set()
-        self._verifier.stop()
-        self._requests.asked.set()
-        if self._thread.is_alive():
-            self._thread.join(STOP_SECONDS)
-
-    def _run(self) -> None:
-        while not self._stopping.is_set():
-            asked = self._requests.asked.wait(self._interval)
-            if self._stopping.is_set():
-                break
-            try:
-                if asked:
-                    run_requests(self._verifier, self._requests)
-                else:
-                    self._verifier.run_round()
-            except Exception as error:  # noqa: BLE001 - the loop outlives whatever a round meets
-                _log.error("log_verifier.round_failed", trace=safe_trace(error))
-        try:
-            self._verifier.release()
-        except Exception as error:  # noqa: BLE001 - the lease runs out by itself
-            _log.warning("log_verifier.lease_not_released", error=type(error).__name__)
-
-
-def run_requests(verifier: LogVerifier, requests: VerifyRequests) -> int:
-    """Do the verifications that were asked for; return how many there were."""
-    done = 0
-    while (request := requests.take()) is not None:
-        try:
-            _run_request(verifier, request)
-        finally:
-            requests.end(request)
-        done += 1
-    return done
-
-
-def _run_request(verifier: LogVerifier, request: VerifyRequest) -> None:
-    try:
-        verifier.verify_all(request.tenant_id, verification_id=request.verification_id)
-    except HocError as error:
-        _log.warning("log_verifier.request_refused", tenant_id=request.tenant_id, code=error.code)

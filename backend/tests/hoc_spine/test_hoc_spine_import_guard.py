@@ -69,7 +69,7 @@ def modules_of(*packages: str) -> list[str]:
 
 def machinery() -> list[str]:
     rooms_above = ("handlers", "coordinators", "worker", "maintenance", "sequencer", "log_watch")
-    rooms_above += ("key_rotation", "log_purge", "log_verifier", "outbox_delivery")
+    rooms_above += ("key_rotation", "log_purge", "log_verifier", "verifier_loop", "outbox_delivery")
     above = tuple(f"app.hoc_spine.{name}" for name in rooms_above)
     return [name for name in modules_of("app.hoc_spine") if not name.startswith(above)]
 

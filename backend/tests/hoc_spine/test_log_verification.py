@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from app.cli.program import cli
 from app.db.catalogue import metadata
 from app.hoc_spine.coordinators.verify_requests import VerifyRequest, VerifyRequests
-from app.hoc_spine.log_verifier import LogVerifier, LogVerifierLoop, run_requests
+from app.hoc_spine.log_verifier import LogVerifier
 from app.hoc_spine.spine import Spine
+from app.hoc_spine.verifier_loop import LogVerifierLoop, run_requests
 from tests.factories.databases import Databases, Dialect
 from tests.factories.logs import LogWorld
 from tests.factories.steering import SteerableClock, SteerableIds
