@@ -203,7 +203,7 @@ class CheckpointLag:
     """How long after its write a fact is under a signed checkpoint, while writes come as fast as they can."""
 
     name = "checkpoint lag under load"
-    unit = "fact"
+    unit = "run"
     target = "p99 < 1 s"
     floor_is = "the same leaves copied one by one by the raw driver; p99 of ours is the lag, not a call"
 
@@ -211,14 +211,15 @@ class CheckpointLag:
         """Nothing: the stage sequences and signs."""
 
     def run(self, stage: Stage, *, clients: int, seconds: float) -> Round:
-        """Start runs, then ask the log when each fact came under a checkpoint."""
+        """Start and end runs, then ask the log when each fact came under a checkpoint."""
         since = time.time()
 
         def make(_number: int) -> Call:
             http = stage.http()
 
             def call() -> int:
-                http.call("POST", "/api/v1/runs", RUN)
+                run_id = json.loads(http.call("POST", "/api/v1/runs", RUN))["run_id"]
+                http.call("POST", f"/api/v1/runs/{run_id}/complete", {"status": "succeeded"})
                 return 1
 
             return call
