@@ -15,7 +15,7 @@ from app.hoc_spine.execution import Attempt, Executor
 from app.hoc_spine.operation_context import OperationContext
 from app.hoc_spine.operation_registry import OperationResult
 from app.hoc_spine.payload import parse_input
-from app.hoc_spine.transactions import outage
+from app.hoc_spine.refusals import outage
 from app.kernel.context import Precondition
 from app.kernel.errors import HocError
 

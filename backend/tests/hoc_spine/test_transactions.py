@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from app.hoc_spine.refusals import refusal_of
 from app.hoc_spine.spine import Spine
-from app.hoc_spine.transactions import CommitUnknownError, SpineConnection, refusal_of, statement_counter
+from app.hoc_spine.transactions import CommitUnknownError, SpineConnection, statement_counter
 from app.kernel.errors import HocError
 from tests.factories.operations import Echo, probe, probe_spine
 from tests.factories.tenants import Tenant
